@@ -195,9 +195,38 @@ pub enum Resolve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitMarker {
     /// The row with this id in the table of operations.
-    Operation(u128),
+    Operation {
+        id: u128,
+        /// The number of the attempt, if an earlier one may be stored with the same id: it then writes a
+        /// second row, which tells it from the others.
+        later_attempt: Option<u32>,
+    },
     /// The id of the transaction.
     TransactionStatus,
+}
+
+impl CommitMarker {
+    /// Returns the marker of a later attempt, which collides with this one.
+    pub(crate) const fn of_later_attempt(self, number: u32) -> Self {
+        match self {
+            Self::Operation { id, .. } => Self::Operation { id, later_attempt: Some(number) },
+            Self::TransactionStatus => Self::TransactionStatus,
+        }
+    }
+
+    /// Returns the marker without a row for the attempt, for an engine on which no attempt can be stored
+    /// after a later one has written its marker.
+    pub(crate) const fn without_attempt(self) -> Self {
+        match self {
+            Self::Operation { id, .. } => Self::Operation { id, later_attempt: None },
+            Self::TransactionStatus => Self::TransactionStatus,
+        }
+    }
+
+    /// Returns the id of the row that a later attempt at an operation writes in addition.
+    pub(crate) fn row_of_attempt(id: u128, number: u32) -> u128 {
+        id.wrapping_add(u128::from(number))
+    }
 }
 
 /// A strategy's decision about a failure.

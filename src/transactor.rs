@@ -33,6 +33,7 @@ pub use extension::{TransactorExt, With};
 pub use failover::Failover;
 pub use on_rows::{OnRows, Reading, RowKeys};
 pub use options::Options;
+pub(crate) use output::AttemptValues;
 pub use pool::PoolTransactor;
 
 /// A unit of work, as a [`Transactor`] runs it: one transaction, retried until it commits.
@@ -59,6 +60,20 @@ pub trait Unit<DB: Backend>: Send {
     fn finds_its_commits(&self) -> bool {
         false
     }
+
+    /// Called when the outcome of the COMMIT of this attempt is unknown. If a later attempt may run, it may
+    /// find that this one is stored: see [`commit_was_found`](Self::commit_was_found).
+    ///
+    /// A unit that keeps what its attempts return keeps it apart from what later attempts return. A unit that
+    /// wraps another one passes the call on.
+    fn commit_is_unknown(&mut self, _attempt: u32) {}
+
+    /// Called before the run ends as [committed](Ended::Committed) because this attempt, whose COMMIT was
+    /// unknown, turned out to be stored.
+    ///
+    /// It need not be the last attempt: on a cluster, whose nodes do not wait for each other's locks, a later
+    /// one may have run as far as its own COMMIT.
+    fn commit_was_found(&mut self, _attempt: u32) {}
 
     /// Returns the rows that the round trip that opens the transaction is to lock and read.
     #[doc(hidden)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backend::{Backend, Closing, Engine, WatchedQuery};
+use crate::backend::{Backend, Capability, Closing, Engine, WatchedQuery};
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::schema::Schema;
@@ -126,6 +126,10 @@ pub struct Tx<DB: Backend> {
     opened_with: Option<Vec<DB::Row>>,
     /// The last statement, kept if its values may explain its failure.
     latest: Option<WatchedQuery<DB>>,
+    /// The earlier attempt that the unit has found to be stored.
+    found_attempt: Option<u32>,
+    /// Whether the unit has found that no earlier attempt can be stored any more, if unique keys fence.
+    fences_earlier: bool,
     interception: Option<Interception>,
 }
 
@@ -134,6 +138,30 @@ impl<DB: Backend> Tx<DB> {
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Records which earlier attempt the unit has found to be stored, before it returns
+    /// [`AlreadyCommitted`](crate::Decision::AlreadyCommitted).
+    #[cfg(feature = "idempotency")]
+    pub(crate) const fn has_found_attempt(&mut self, number: u32) {
+        self.found_attempt = Some(number);
+    }
+
+    /// Records that the row of this transaction, or that of another run, keeps earlier attempts from being
+    /// stored on an engine whose unique keys fence.
+    #[cfg(feature = "idempotency")]
+    pub(crate) const fn has_fenced_earlier(&mut self) {
+        self.fences_earlier = true;
+    }
+
+    /// Returns whether earlier attempts of a unit that finds its own commits can no longer be stored.
+    pub(crate) fn fences_earlier(&self) -> bool {
+        self.fences_earlier && self.engine().has(Capability::UniqueKeysFence)
+    }
+
+    /// Returns the earlier attempt that the unit has found to be stored, if it knows which one.
+    pub(crate) const fn found_attempt(&self) -> Option<u32> {
+        self.found_attempt
     }
 
     /// Returns the plan with which this attempt was opened.

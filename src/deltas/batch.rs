@@ -9,25 +9,27 @@ use async_trait::async_trait;
 use crate::backend::{Backend, Key};
 use crate::batching::{Found, NumbersRead, aborted};
 use crate::error::Error;
-use crate::transactor::{Decision, Ended, Unit};
+use crate::transactor::{AttemptValues, Decision, Ended, Unit};
 use crate::tx::{RowRequest, Tx};
 
 use super::{AdditionCall, DeltaOutcome, Settings};
 
 type CallResults<K> = Vec<(AdditionCall<K>, Result<DeltaOutcome, Error>)>;
 
+/// The outcomes of an attempt, one for each call; `None` for a call that was withdrawn.
+type Outcomes = Vec<Option<Result<DeltaOutcome, Error>>>;
+
 /// A unit of work that applies calls in the order of their arrival.
 pub(super) struct Batch<'a, K> {
     settings: &'a Settings,
     calls: Vec<AdditionCall<K>>,
-    /// The outcomes of the last attempt, one for each call; `None` for a call that was withdrawn.
-    outcomes: Vec<Option<Result<DeltaOutcome, Error>>>,
+    outcomes: AttemptValues<Outcomes>,
     error: Option<Error>,
 }
 
 impl<'a, K> Batch<'a, K> {
     pub(super) fn new(settings: &'a Settings, calls: Vec<AdditionCall<K>>) -> Self {
-        Self { settings, calls, outcomes: Vec::new(), error: None }
+        Self { settings, calls, outcomes: AttemptValues::new(), error: None }
     }
 
     /// Returns the calls with their results, or the calls with the error that they all share, without those
@@ -36,13 +38,13 @@ impl<'a, K> Batch<'a, K> {
         self,
         ended: Result<Ended, Error>,
     ) -> Result<CallResults<K>, (Vec<AdditionCall<K>>, Error)> {
-        let error = match (ended, self.error) {
-            (Ok(Ended::Committed), _) => {
-                let results = self.calls.into_iter().zip(self.outcomes);
+        let error = match (ended, self.outcomes.into_stored(), self.error) {
+            (Ok(Ended::Committed), Some(outcomes), _) => {
+                let results = self.calls.into_iter().zip(outcomes);
                 return Ok(results.filter_map(|(call, outcome)| Some((call, outcome?))).collect());
             }
-            (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
-            (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
+            (Ok(Ended::RolledBack), _, Some(error)) | (Err(error), ..) => error,
+            (Ok(_), ..) => Error::transactor_broke_its_contract(),
         };
         Err((self.calls.into_iter().filter(AdditionCall::is_wanted).collect(), error))
     }
@@ -51,8 +53,24 @@ impl<'a, K> Batch<'a, K> {
 #[async_trait]
 impl<DB: Backend, K: Key<DB>> Unit<DB> for Batch<'_, K> {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        self.error = self.apply(tx).await.err();
-        if self.error.is_none() { Decision::Commit } else { Decision::RollBack }
+        match self.apply(tx).await {
+            Ok(outcomes) => {
+                self.outcomes.store(outcomes);
+                Decision::Commit
+            }
+            Err(error) => {
+                self.error = Some(error);
+                Decision::RollBack
+            }
+        }
+    }
+
+    fn commit_is_unknown(&mut self, attempt: u32) {
+        self.outcomes.commit_is_unknown(attempt);
+    }
+
+    fn commit_was_found(&mut self, attempt: u32) {
+        self.outcomes.commit_was_found(attempt);
     }
 
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
@@ -61,11 +79,11 @@ impl<DB: Backend, K: Key<DB>> Unit<DB> for Batch<'_, K> {
 }
 
 impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
-    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<(), Error>
+    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<Outcomes, Error>
     where
         K: Key<DB>,
     {
-        self.outcomes.clear();
+        let mut outcomes = Vec::with_capacity(self.calls.len());
         let numbers = self.settings.numbers();
         let NumbersRead { found, .. } = numbers.lock(tx, &self.wanted_keys()).await?;
         let mut rows: BTreeMap<K, LockedRow> =
@@ -78,16 +96,17 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
                     row.add(call.request, &self.settings.bounds).ok_or_else(|| numbers.not_an_integer())
                 }
             });
-            self.outcomes.push(outcome);
+            outcomes.push(outcome);
         }
         let changed = rows.iter().filter(|(_, row)| row.change != 0);
         let changes: Option<Vec<_>> =
             changed.map(|(key, row)| Some((key, i64::try_from(row.change).ok()?))).collect();
         match changes {
-            Some(changes) if changes.is_empty() => Ok(()),
+            Some(changes) if changes.is_empty() => Ok(outcomes),
             Some(changes) => {
                 let sums: Found<K> = rows.iter().map(|(key, row)| (key.clone(), row.value)).collect();
-                numbers.change(tx, changes, &sums).await.map(drop)
+                numbers.change(tx, changes, &sums).await?;
+                Ok(outcomes)
             }
             None => Err(aborted("the changes of one row add up to more than fits an integer".into())),
         }

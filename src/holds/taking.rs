@@ -13,7 +13,7 @@ use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
 use crate::batching::{NumbersRead, sums};
 use crate::error::Error;
-use crate::transactor::{Decision, Ended, Unit};
+use crate::transactor::{AttemptValues, Decision, Ended, Unit};
 use crate::tx::{RowRequest, Tx};
 
 /// The result of a request.
@@ -41,11 +41,17 @@ type Results<K> = Vec<(HoldCall<K>, Result<HoldResult, Error>)>;
 pub(super) struct Taking<'a, K> {
     settings: &'a HoldSettings,
     calls: Vec<HoldCall<K>>,
-    /// The results of the last attempt, one for each call; `None` for a call that was withdrawn.
+    taken: AttemptValues<TakenHolds>,
+    error: Option<Error>,
+}
+
+/// What an attempt has taken.
+#[derive(Default)]
+struct TakenHolds {
+    /// The results, one for each call; `None` for a call that was withdrawn.
     results: Vec<Option<Result<HoldResult, Error>>>,
     /// The expired holds of rows that had not enough.
     expired: Vec<i64>,
-    error: Option<Error>,
 }
 
 /// How a batch ended that was committed.
@@ -57,20 +63,20 @@ pub(super) struct Committed<K> {
 
 impl<'a, K> Taking<'a, K> {
     pub(super) fn new(settings: &'a HoldSettings, calls: Vec<HoldCall<K>>) -> Self {
-        Self { settings, calls, results: Vec::new(), expired: Vec::new(), error: None }
+        Self { settings, calls, taken: AttemptValues::new(), error: None }
     }
 
     /// Returns the calls with their results, or the calls with the error that they all share, without those
     /// that were withdrawn.
     pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Committed<K>, (Vec<HoldCall<K>>, Error)> {
-        let error = match (ended, self.error) {
-            (Ok(Ended::Committed), _) => {
-                let results = self.calls.into_iter().zip(self.results);
+        let error = match (ended, self.taken.into_stored(), self.error) {
+            (Ok(Ended::Committed), Some(TakenHolds { results, expired }), _) => {
+                let results = self.calls.into_iter().zip(results);
                 let results = results.filter_map(|(call, result)| Some((call, result?))).collect();
-                return Ok(Committed { results, expired: self.expired });
+                return Ok(Committed { results, expired });
             }
-            (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
-            (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
+            (Ok(Ended::RolledBack), _, Some(error)) | (Err(error), ..) => error,
+            (Ok(_), ..) => Error::transactor_broke_its_contract(),
         };
         Err((self.calls.into_iter().filter(HoldCall::is_wanted).collect(), error))
     }
@@ -79,8 +85,24 @@ impl<'a, K> Taking<'a, K> {
 #[async_trait]
 impl<DB: Backend, K: HoldKey<DB>> Unit<DB> for Taking<'_, K> {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        self.error = self.apply(tx).await.err();
-        if self.error.is_none() { Decision::Commit } else { Decision::RollBack }
+        match self.apply(tx).await {
+            Ok(taken) => {
+                self.taken.store(taken);
+                Decision::Commit
+            }
+            Err(error) => {
+                self.error = Some(error);
+                Decision::RollBack
+            }
+        }
+    }
+
+    fn commit_is_unknown(&mut self, attempt: u32) {
+        self.taken.commit_is_unknown(attempt);
+    }
+
+    fn commit_was_found(&mut self, attempt: u32) {
+        self.taken.commit_was_found(attempt);
     }
 
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
@@ -89,12 +111,11 @@ impl<DB: Backend, K: HoldKey<DB>> Unit<DB> for Taking<'_, K> {
 }
 
 impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
-    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<(), Error>
+    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<TakenHolds, Error>
     where
         K: HoldKey<DB>,
     {
-        self.results.clear();
-        self.expired.clear();
+        let mut taken = TakenHolds::default();
         let (sql, records) = (HoldSql::of::<DB>(), self.settings.records());
         let numbers = self.settings.numbers::<DB>();
         let NumbersRead { found, also: locked_at } = numbers.lock(tx, &self.wanted_keys()).await?;
@@ -106,19 +127,19 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
                 Ok(Some(refused)) => Ok(refused),
                 Ok(None) => {
                     let id = ids.next();
-                    holds.push((self.results.len(), id, call.request.clone()));
+                    holds.push((taken.results.len(), id, call.request.clone()));
                     Ok(HoldResult::Held { id, expires_at: 0 })
                 }
                 Err(NotAnInteger) => Err(numbers.not_an_integer()),
             });
-            self.results.push(result);
+            taken.results.push(result);
         }
         if !rows.short.is_empty() {
             let short: Vec<_> = rows.short.iter().map(ToString::to_string).collect();
-            self.expired = sql.expired(tx, records, &short, MAX_HOLDS).await?;
+            taken.expired = sql.expired(tx, records, &short, MAX_HOLDS).await?;
         }
         if holds.is_empty() {
-            return Ok(());
+            return Ok(taken);
         }
         let changes = rows.taken.iter().map(|(key, change)| (key, *change)).collect();
         let changed_at = numbers.change(tx, changes, &sums(&found, &rows.taken)).await?;
@@ -126,13 +147,14 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         let mut records_of_holds = Vec::with_capacity(holds.len());
         for (position, id, request) in holds {
             let expires_at = now.saturating_add(micros(request.ttl));
-            if let Some(result) = self.results.get_mut(position) {
+            if let Some(result) = taken.results.get_mut(position) {
                 *result = Some(Ok(HoldResult::Held { id, expires_at }));
             }
             let parts = request.amounts.iter().map(|(key, amount)| (key.to_string(), *amount)).collect();
             records_of_holds.push(NewHold { id, parts, expires_at });
         }
-        Ok(sql.insert(tx, records, &records_of_holds, numbers.shares_texts).await?)
+        sql.insert(tx, records, &records_of_holds, numbers.shares_texts).await?;
+        Ok(taken)
     }
 
     /// Returns the keys of the calls whose callers still wait, in their order.

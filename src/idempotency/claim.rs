@@ -16,8 +16,8 @@ const ROUNDS: u32 = 5;
 pub(super) enum ClaimOutcome {
     /// This transaction has written the row.
     Ours,
-    /// An earlier attempt of this run has committed, with this response.
-    Earlier(String),
+    /// The earlier attempt of this run with this number has committed, with this response.
+    Earlier(u32, String),
     /// Another run has committed, with this response.
     Others(String),
     /// Another run has written the row and has stored no response yet, or the row changed in each round.
@@ -37,14 +37,19 @@ impl Claimant {
                 KeyFound::Written => return Ok(ClaimOutcome::Ours),
                 // The row was released or purged between the write and the read.
                 KeyFound::Nothing => KeyWrite::Insert,
-                KeyFound::Row(row) if row.run == self.run => {
-                    return Ok(row.response.map_or(ClaimOutcome::Ours, ClaimOutcome::Earlier));
-                }
-                KeyFound::Row(row) if row.has_expired() => KeyWrite::TakeOver(row.run),
-                KeyFound::Row(row) => return Ok(self.others(row)),
+                KeyFound::Row(row) => match self.attempt_of(&row.run) {
+                    Some(attempt) => return Ok(Self::own(row, attempt)),
+                    None if row.has_expired() => KeyWrite::TakeOver(row.run),
+                    None => return Ok(self.others(row)),
+                },
             };
         }
         Ok(ClaimOutcome::Unanswered)
+    }
+
+    /// The row without a response is that of this transaction: a response is stored with its key.
+    fn own(row: KeyRow, attempt: u32) -> ClaimOutcome {
+        row.response.map_or(ClaimOutcome::Ours, |response| ClaimOutcome::Earlier(attempt, response))
     }
 
     fn others(&self, row: KeyRow) -> ClaimOutcome {

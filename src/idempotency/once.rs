@@ -150,13 +150,19 @@ where
 {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         self.output = None;
-        let (output, decision) = match self.claimant.claim(tx).await {
+        let claimant = self.claimant.of_attempt(tx.attempt());
+        let claimed = claimant.claim(tx).await;
+        if let Ok(ClaimOutcome::Ours | ClaimOutcome::Others(_) | ClaimOutcome::Mismatch) = &claimed {
+            tx.has_fenced_earlier();
+        }
+        let (output, decision) = match claimed {
             Ok(ClaimOutcome::Ours) => {
-                let output = fresh(tx, &self.claimant, self.body.clone()).await;
+                let output = fresh(tx, &claimant, self.body.clone()).await;
                 let decision = if output.is_ok() { Decision::Commit } else { Decision::RollBack };
                 (output, decision)
             }
-            Ok(ClaimOutcome::Earlier(response)) => {
+            Ok(ClaimOutcome::Earlier(attempt, response)) => {
+                tx.has_found_attempt(attempt);
                 (read(&response).map(Outcome::Fresh), Decision::AlreadyCommitted)
             }
             Ok(ClaimOutcome::Others(response)) => {
@@ -257,7 +263,7 @@ impl<'t, DB: Backend> OnceIn<'t, DB> {
         let claimant = terms.new_run();
         tx.savepoint(async move |tx: &mut Tx<DB>| match claimant.claim(tx).await? {
             ClaimOutcome::Ours => fresh(tx, &claimant, part).await,
-            ClaimOutcome::Earlier(response) | ClaimOutcome::Others(response) => {
+            ClaimOutcome::Earlier(_, response) | ClaimOutcome::Others(response) => {
                 let response = read(&response)?;
                 report_at_end(tx, KeyOutcome::Replayed);
                 Ok(Outcome::Replayed(response))

@@ -258,4 +258,12 @@ where
         let output = (self.body.clone())(tx).await;
         self.output.store(output)
     }
+
+    fn commit_is_unknown(&mut self, attempt: u32) {
+        self.output.commit_is_unknown(attempt);
+    }
+
+    fn commit_was_found(&mut self, attempt: u32) {
+        self.output.commit_was_found(attempt);
+    }
 }

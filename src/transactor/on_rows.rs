@@ -139,6 +139,14 @@ impl<DB: Backend, K: Key<DB>> Unit<DB> for UnitOnRows<'_, DB, K> {
         self.unit.finds_its_commits()
     }
 
+    fn commit_is_unknown(&mut self, attempt: u32) {
+        self.unit.commit_is_unknown(attempt);
+    }
+
+    fn commit_was_found(&mut self, attempt: u32) {
+        self.unit.commit_was_found(attempt);
+    }
+
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
         Some(self.rows.clone())
     }

@@ -227,6 +227,11 @@ impl Options {
     /// running, and the unit is retried. A commit that cannot be resolved before the deadline stays
     /// unknown.
     ///
+    /// The nodes of a Galera cluster do not wait for each other's locks, so there the earlier attempt may
+    /// still be stored while a later one runs on another node. The cluster commits only one of them, whose
+    /// value is returned and whose hooks run. If the later attempt ends with an error instead, the commit
+    /// stays unknown.
+    ///
     /// Create the table with
     /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your
     /// own [migrations](crate::guide::schema), and delete old rows with a [`Purge`](crate::Purge).

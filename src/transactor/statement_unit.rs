@@ -32,4 +32,12 @@ impl<DB: Backend> Unit<DB> for StatementUnit<DB> {
         let affected = tx.execute_query(self.query.clone()).await;
         self.output.store(affected.map_err(Error::from))
     }
+
+    fn commit_is_unknown(&mut self, attempt: u32) {
+        self.output.commit_is_unknown(attempt);
+    }
+
+    fn commit_was_found(&mut self, attempt: u32) {
+        self.output.commit_was_found(attempt);
+    }
 }

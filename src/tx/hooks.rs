@@ -71,9 +71,10 @@ impl Hooks {
 /// # Hooks
 ///
 /// Use hooks for effects *outside* of the database: a unit may run several times, but its hooks run once.
-/// Hooks belong to the attempt that registers them; when an attempt is retried, its hooks are dropped.
-/// Hooks that are registered inside of a savepoint are dropped if it is rolled back, except for
-/// `on_rollback`.
+/// Hooks belong to the attempt that registers them; when an attempt is retried, its hooks are dropped. If the
+/// commit of an attempt is unknown and [turns out](crate::Options::resolve_commits) to be stored, its hooks
+/// run, and those of later attempts are dropped. Hooks that are registered inside of a savepoint are dropped
+/// if it is rolled back, except for `on_rollback`.
 ///
 /// Hooks run one after another in the order of their registration, after the transaction has ended and its
 /// connection was released, even if the caller has dropped the run by then. `run` waits for them until its

@@ -99,7 +99,10 @@ impl<DB: Backend> OpenRequest<'_, DB> {
         }
         // Last, because a statement after the first write would need a packet of its own on a Galera
         // cluster.
-        if let Some(marker) = self.marker {
+        if let Some(mut marker) = self.marker {
+            if engine.has(Capability::UniqueKeysFence) {
+                marker = marker.without_attempt();
+            }
             let _ = write!(text, "; {}", self.schema.in_sql(DB::marker(marker)?));
         }
         // The table of the markers is not the caller's, so the settings and the role come after it.
@@ -243,6 +246,8 @@ impl<DB: Backend> Tx<DB> {
             kept: Vec::new(),
             opened_with: None,
             latest: None,
+            found_attempt: None,
+            fences_earlier: false,
             interception,
         })
     }

@@ -8,6 +8,7 @@ mod claims;
 mod deltas;
 mod engine;
 mod failover;
+mod held_commits;
 mod holds;
 mod leases;
 mod ledger;

@@ -82,6 +82,20 @@ fn the_outcome_of_a_dropped_run_is_unknown() {
     assert_eq!(report.anomalies(), [], "it may have committed");
 }
 
+/// On a cluster, an earlier attempt may turn out to be stored after a later one has run.
+#[test]
+fn a_run_ends_as_the_attempt_that_its_unit_returned() {
+    let recorder = Recorder::new();
+    let run = recorder.session().begin();
+    let (first, second) = (run.attempt(), run.attempt());
+    let (stored, refused) = (first.append(1), second.append(1));
+    run.end_as(&Ok(first));
+    let history = recorder.history().ending_with(1, [stored]);
+    assert_eq!(history.check().expect("values are unique").anomalies(), []);
+    let history = recorder.history().ending_with(1, [stored, refused]);
+    assert!(history.check().expect("values are unique").has(AnomalyKind::AbortedRead));
+}
+
 #[test]
 fn recorders_share_no_state() {
     let (one, other) = (Recorder::new(), Recorder::new());

@@ -82,6 +82,28 @@ pub(crate) async fn an_open_transaction_of_an_earlier_attempt_is_fenced<DB: Keep
     assert_eq!(outcome, Outcome::Fresh(stored_response(&direct, 1).await));
 }
 
+/// The transaction of the first attempt stays open on the server. While the second one waits for the key, the
+/// server ends its statement.
+pub(crate) async fn a_timeout_of_the_next_attempt_does_not_hide_an_unknown_commit<DB>()
+where
+    DB: Keeps + ServerBackend,
+{
+    let direct = ledger::<DB>(2).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let options = Options::new().statement_timeout(Duration::from_secs(1)).deadline(Duration::from_secs(60));
+    let db = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await).options(options);
+    proxy.on(DB::COMMIT, Fault::Hold);
+    let key = key("a");
+    let once = db.once(&key).wait(Duration::from_secs(30));
+    let cut = async {
+        eventually(1, async || proxy.hits()).await;
+        proxy.cut_held();
+    };
+    let (outcome, ()) = tokio::join!(once.run(work::<DB>), cut);
+    let error = outcome.expect_err("the key is in use");
+    assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
+}
+
 const REQUESTS: i64 = 500;
 const SENDERS: usize = 3;
 const LANES: usize = 4;

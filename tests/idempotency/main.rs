@@ -68,6 +68,7 @@ keys!(on_any postgres, sqlx::Postgres;
     commits::a_commit_whose_response_was_lost_is_found,
     commits::a_key_makes_an_operation_row_unnecessary,
     commits::an_open_transaction_of_an_earlier_attempt_is_fenced,
+    commits::a_timeout_of_the_next_attempt_does_not_hide_an_unknown_commit,
     commits::requests_over_an_unreliable_network_have_one_effect_and_one_response,
 );
 keys!(on_any mariadb, sqlx::MySql;
@@ -81,5 +82,6 @@ keys!(on_any mariadb, sqlx::MySql;
     commits::a_commit_whose_response_was_lost_is_found,
     commits::a_key_makes_an_operation_row_unnecessary,
     commits::an_open_transaction_of_an_earlier_attempt_is_fenced,
+    commits::a_timeout_of_the_next_attempt_does_not_hide_an_unknown_commit,
     commits::requests_over_an_unreliable_network_have_one_effect_and_one_response,
 );

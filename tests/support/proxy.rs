@@ -21,6 +21,24 @@ pub(crate) enum Fault {
     CutBefore,
     /// The request is delivered, and the connection is closed once the server has responded.
     CutAfter,
+    /// The request is held until a later one meets [`AfterHeld`](Self::AfterHeld), and its client receives
+    /// nothing more. The connection to the client is closed by [`cut_held`](Proxy::cut_held). A proxy holds
+    /// one request.
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    Hold,
+    /// The held request is delivered first, and this one once the server has responded to that.
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    AfterHeld,
+}
+
+/// What became of the request that is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    #[default]
+    Kept,
+    ClientCut,
+    Released,
+    Answered,
 }
 
 /// The triggers, and their effects.
@@ -52,6 +70,7 @@ pub(crate) struct Proxy {
     rules: Rules,
     hits: Arc<Mutex<u32>>,
     requests: Arc<AtomicU32>,
+    held: watch::Sender<Held>,
 }
 
 impl Proxy {
@@ -60,9 +79,10 @@ impl Proxy {
         let server = Arc::new(Mutex::new(address(url).to_owned()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let (rules, hits, requests) = Default::default();
-        let proxy = Self { port, server: server.clone(), rules, hits, requests };
+        let (rules, hits, requests, held) = Default::default();
+        let proxy = Self { port, server: server.clone(), rules, hits, requests, held };
         let (rules, hits, requests) = (proxy.rules.clone(), proxy.hits.clone(), proxy.requests.clone());
+        let held = proxy.held.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = server.lock().expect("the address").clone();
@@ -70,7 +90,7 @@ impl Proxy {
                 // Otherwise a response in two parts waits 40 ms for an acknowledgement.
                 client.set_nodelay(true).expect("an open socket");
                 server.set_nodelay(true).expect("an open socket");
-                relay(client, server, rules.clone(), hits.clone(), requests.clone());
+                relay(client, server, rules.clone(), hits.clone(), requests.clone(), held.clone());
             }
         });
         proxy
@@ -105,6 +125,12 @@ impl Proxy {
         self.rules.lock().expect("the rules").clear();
     }
 
+    /// Closes the connection to the client whose request is held.
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    pub(crate) fn cut_held(&self) {
+        self.held.send_replace(Held::ClientCut);
+    }
+
     /// The number of requests. A client that waits for each response has made as many round trips.
     #[allow(dead_code, reason = "each test binary uses its part")]
     pub(crate) fn requests(&self) -> u32 {
@@ -123,12 +149,19 @@ pub(crate) fn address(url: &str) -> &str {
     behind.split('/').next().expect("a host")
 }
 
-fn relay(client: TcpStream, server: TcpStream, rules: Rules, hits: Arc<Mutex<u32>>, sent: Arc<AtomicU32>) {
+fn relay(
+    client: TcpStream,
+    server: TcpStream,
+    rules: Rules,
+    hits: Arc<Mutex<u32>>,
+    sent: Arc<AtomicU32>,
+    held: watch::Sender<Held>,
+) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (met, fault) = watch::channel(None);
-    tokio::spawn(requests(from_client, to_server, rules, hits, sent, met));
-    tokio::spawn(forward_responses(from_server, to_client, fault));
+    tokio::spawn(requests(from_client, to_server, rules, hits, sent, met, held.clone()));
+    tokio::spawn(forward_responses(from_server, to_client, fault, held));
 }
 
 async fn requests(
@@ -138,6 +171,7 @@ async fn requests(
     hits: Arc<Mutex<u32>>,
     sent: Arc<AtomicU32>,
     met: watch::Sender<Option<Fault>>,
+    held: watch::Sender<Held>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = client.read(&mut buffer).await {
@@ -148,15 +182,26 @@ async fn requests(
             *hits.lock().expect("the hits") += 1;
             met.send_replace(fault);
         }
+        match fault {
+            Some(Fault::Hold) => has_reached(&held, Held::Released).await,
+            Some(Fault::AfterHeld) => {
+                held.send_replace(Held::Released);
+                has_reached(&held, Held::Answered).await;
+            }
+            _ => {}
+        }
         if !matches!(fault, Some(Fault::SilenceBefore | Fault::CutBefore))
             && server.write_all(request).await.is_err()
         {
             return;
         }
         match fault {
-            None => {}
-            // The server must not see the connection closed while the client believes that it is open.
-            Some(Fault::SilenceBefore | Fault::SilenceAfter) => return std::future::pending().await,
+            None | Some(Fault::AfterHeld) => {}
+            // The server must not see the connection closed while the client believes that it is open, nor
+            // before it has executed a request that was held.
+            Some(Fault::SilenceBefore | Fault::SilenceAfter | Fault::Hold) => {
+                return std::future::pending().await;
+            }
             Some(Fault::CutBefore | Fault::CutAfter) => {
                 return tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -164,26 +209,44 @@ async fn requests(
     }
 }
 
+async fn has_reached(held: &watch::Sender<Held>, stage: Held) {
+    held.subscribe().wait_for(|held| *held >= stage).await.expect("the proxy");
+}
+
 async fn forward_responses(
     mut server: OwnedReadHalf,
     mut client: OwnedWriteHalf,
     mut met: watch::Receiver<Option<Fault>>,
+    held: watch::Sender<Held>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
+        let has_met = met.wait_for(|fault| matches!(fault, Some(Fault::CutBefore | Fault::Hold)));
         let read = tokio::select! {
             read = server.read(&mut buffer) => read,
-            Ok(_) = met.wait_for(|fault| *fault == Some(Fault::CutBefore)) => return,
+            Ok(fault) = async { has_met.await.map(|fault| *fault) } => match fault {
+                Some(Fault::Hold) => return await_held_response(server, client, &held).await,
+                _ => return,
+            },
         };
         let Ok(read @ 1..) = read else { return };
         let fault = *met.borrow();
         match fault {
             Some(Fault::SilenceBefore | Fault::SilenceAfter) => return std::future::pending().await,
             Some(Fault::CutBefore | Fault::CutAfter) => return,
-            None => {}
+            None | Some(Fault::Hold | Fault::AfterHeld) => {}
         }
         if client.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
+}
+
+/// Closes the connection to the client when it is to be cut, and waits for the response that it does not get.
+async fn await_held_response(mut server: OwnedReadHalf, client: OwnedWriteHalf, held: &watch::Sender<Held>) {
+    has_reached(held, Held::ClientCut).await;
+    drop(client);
+    let read = server.read(&mut [0; 1024]).await;
+    assert!(matches!(read, Ok(1..)), "the server closed the connection of the held request: {read:?}");
+    held.send_replace(Held::Answered);
 }

@@ -11,9 +11,7 @@ use crate::strategy::CommitMarker;
 impl CommitMarkerSql for MySql {
     fn marker(marker: CommitMarker) -> Result<String, Failure> {
         match marker {
-            CommitMarker::Operation(id) => {
-                Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
-            }
+            CommitMarker::Operation { id, later_attempt } => Ok(Self::record_operation(id, later_attempt)),
             CommitMarker::TransactionStatus => {
                 Err(Failure::unsupported("MySQL", "record of the status of ended transactions"))
             }

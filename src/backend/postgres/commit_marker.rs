@@ -11,9 +11,7 @@ use crate::strategy::CommitMarker;
 impl CommitMarkerSql for Postgres {
     fn marker(marker: CommitMarker) -> Result<String, Failure> {
         Ok(match marker {
-            CommitMarker::Operation(id) => {
-                format!("INSERT INTO atomically_operation (id) VALUES ('\\x{id:032x}')")
-            }
+            CommitMarker::Operation { id, later_attempt } => Self::record_operation(id, later_attempt),
             CommitMarker::TransactionStatus => {
                 format!(
                     "SELECT unnest(ARRAY[pg_current_xact_id()::text::bigint, {INCARNATION}]) \

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::error::Error;
 use crate::tx::SavepointScope;
 
 use super::transaction::{History, Operation, Transaction, TransactionOutcome};
@@ -39,7 +40,10 @@ use super::transaction::{History, Operation, Transaction, TransactionOutcome};
 /// ```
 ///
 /// Each attempt of a unit is recorded as a transaction. An attempt that is followed by another one counts as
-/// aborted, so a transactor that retries after an unknown commit is detected as an aborted read.
+/// aborted, so a transactor that retries after an unknown commit is detected as an aborted read. On a cluster
+/// whose commits are [resolved](crate::Options::resolve_commits), an attempt may be stored although another
+/// one has followed it: let the unit return its attempt, and end the run with
+/// [`end_as`](RecordedRun::end_as).
 ///
 /// Clones record into the same history.
 #[derive(Clone, Default)]
@@ -171,6 +175,19 @@ impl RecordedRun {
         });
         *latest = Some(index);
         RecordedAttempt { recorder: self.session.recorder.clone(), index }
+    }
+
+    /// Records that the run has ended with this result of its unit, which returns its attempt. If the run
+    /// was successful, that attempt is the one that committed.
+    pub fn end_as(self, result: &Result<RecordedAttempt, Error>) {
+        if let Ok(attempt) = result {
+            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            if *latest != Some(attempt.index) {
+                let last = latest.replace(attempt.index);
+                finish(&mut self.session.recorder.state(), last, TransactionOutcome::Aborted);
+            }
+        }
+        self.end(TransactionOutcome::of(result));
     }
 
     /// Records that the run has ended, with the outcome of its last attempt.

@@ -12,7 +12,7 @@ use crate::tx::Tx;
 
 use super::recorder::{RecordedAttempt, Recorder, Session};
 use super::table::ListTable;
-use super::transaction::{History, TransactionOutcome};
+use super::transaction::History;
 
 /// A workload: concurrent clients that append to random lists and read them, through any transactor.
 ///
@@ -192,16 +192,16 @@ impl ListAppend {
     ) {
         let (run, appends) = (session.begin(), self.appends);
         let recorded = &run;
-        let result: Result<(), Error> = db
+        let result: Result<RecordedAttempt, Error> = db
             .run(async move |tx: &mut Tx<DB>| {
                 let attempt = recorded.attempt();
                 for &operation in operations {
                     perform(tx, table, appends, &attempt, operation).await?;
                 }
-                Ok(())
+                Ok(attempt)
             })
             .await;
-        run.end(TransactionOutcome::of(&result));
+        run.end_as(&result);
     }
 }
 

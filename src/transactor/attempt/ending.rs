@@ -2,7 +2,7 @@
 
 use futures_core::future::BoxFuture;
 
-use super::prior_commit::{PriorCommit, WAITING_FOR_COMMIT};
+use super::prior_commit::{PriorCommit, UnknownAttempt, WAITING_FOR_COMMIT};
 use super::transaction::{OpenAttempt, UnitAttempts};
 use super::unseen::explained;
 use crate::backend::{Backend, Capability};
@@ -59,11 +59,16 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         match (failure, decision) {
             (_, Decision::Abandon) => {
                 self.roll_back(open.tx).await;
-                AttemptOutcome::Done(Ended::RolledBack)
+                // The unit may have waited for the row of the prior commit, which may still be stored.
+                match self.prior.failure() {
+                    Some(unknown) => AttemptOutcome::failed(unknown),
+                    None => AttemptOutcome::Done(Ended::RolledBack),
+                }
             }
             (_, Decision::AlreadyCommitted) => {
+                let number = open.tx.found_attempt();
                 open.tx.rollback().await;
-                self.already_committed(timer).await
+                self.already_committed(number, timer).await
             }
             (Some(failure), decision) => self.end_failed(open.tx, failure, decision).await,
             (None, Decision::RollBack) => self.end_rolled_back(open.tx).await,
@@ -88,6 +93,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             return AttemptOutcome::Final(sent_once(failure));
         }
         let give_up_with = match decision {
+            // The prior commit may still be stored: by another server of the cluster, or because the unit
+            // failed before it had written its row.
+            Decision::RollBack if self.prior.failure().is_some() => GiveUpWith::Failure,
             Decision::RollBack => GiveUpWith::Own(Ended::RolledBack),
             _ => GiveUpWith::Swallowed,
         };
@@ -117,6 +125,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
 
     async fn commit(&mut self, open: OpenAttempt<DB>, timer: &mut Timer) -> AttemptOutcome<Ended> {
         let OpenAttempt { tx, marker, permits, .. } = open;
+        let number = tx.attempt();
         let reads_only = tx.plan().access == Access::ReadOnly;
         let answered = match marker {
             Some(CommitMarker::TransactionStatus) => tx.answered().to_vec(),
@@ -153,7 +162,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                 }
             }
             CommitOutcome::Unknown(failure) => {
-                self.prior = PriorCommit::Unknown { failure: failure.clone(), hooks, marker, answered };
+                let attempt = UnknownAttempt { number, hooks };
+                self.prior.add(failure.clone(), (marker, answered), attempt);
+                self.unit.commit_is_unknown(number);
                 let can_be_found = marker.is_some() || self.unit.finds_its_commits();
                 AttemptOutcome::failed(failure.retryable(can_be_found))
             }

@@ -100,8 +100,8 @@ impl<DB: Backend> Retryable for UnitAttempts<'_, DB> {
     }
 
     async fn ended(&mut self, timer: &mut Timer) {
-        let (hooks, end) = match self.prior.take_hooks() {
-            Some(hooks) => (hooks, TxEnd::Unknown),
+        let (hooks, end) = match self.prior.take(None) {
+            Some(attempt) => (attempt.hooks, TxEnd::Unknown),
             None => (std::mem::take(&mut self.hooks), TxEnd::RolledBack),
         };
         timer.run_hooks(hooks, end).await;
@@ -117,7 +117,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         mut permits: Permits,
         timer: &mut Timer,
     ) -> Result<OpenAttempt<DB>, AttemptOutcome<Ended>> {
-        let marker = self.next_marker();
+        let marker = self.next_marker(number);
         // Rows must not stay locked while the run waits for its turn.
         let rows = self.unit.rows();
         let opens_bare = marker.is_none() && rows.is_none() && !self.options.limits_idling();
@@ -165,7 +165,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
     /// come from the marker's row, and means that the prior commit is stored.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
         if failure.is_unique_violation() && matches!(self.prior, PriorCommit::Unknown { .. }) {
-            return self.already_committed(timer).await;
+            return self.operation_is_stored(timer).await;
         }
         AttemptOutcome::failed(failure)
     }
@@ -189,6 +189,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             let unit = pin!(holding(pool, self.unit.attempt(&mut open.tx)));
             timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await
         };
+        if open.tx.fences_earlier() {
+            self.prior = PriorCommit::None;
+        }
         let Some((decision, converted)) = decision else {
             self.hooks = open.tx.take_hooks();
             let during = match open.tx.is_in_flight() {

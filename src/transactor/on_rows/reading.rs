@@ -118,6 +118,14 @@ where
         self.output.store(output)
     }
 
+    fn commit_is_unknown(&mut self, attempt: u32) {
+        self.output.commit_is_unknown(attempt);
+    }
+
+    fn commit_was_found(&mut self, attempt: u32) {
+        self.output.commit_was_found(attempt);
+    }
+
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
         Some(self.rows.clone())
     }
