@@ -7,8 +7,8 @@ use atomically::{Atomic, Deltas, Error, Key, Options, Pessimistic, TransactorExt
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
-use crate::support::TestBackend;
 use crate::support::servers::Server;
+use crate::support::{TestBackend, in_one_of};
 use crate::table::{Table, checkout};
 
 const SOON: Duration = Duration::from_millis(700);
@@ -20,7 +20,7 @@ pub(crate) async fn nothing<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Erro
 
 async fn run<DB: TestBackend>(table: &mut Table, what: &str, pool: &Pool<DB>) {
     let db = Pessimistic::default().on(pool).deadline(SOON);
-    table.record(what, checkout(&db).run(nothing::<DB>)).await;
+    table.record_in_time(what, async || checkout(&db).run(nothing::<DB>).await).await;
 }
 
 fn changed_url(url: &str, change: impl Fn(&url::Url) -> url::Url) -> String {
@@ -47,11 +47,13 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
     let down = lazy::<DB>(&url);
     run(table, "server down", &down).await;
     let db = Atomic::default().on(&down).deadline(SOON);
-    let lone = DB::sql("UPDATE counter SET value = 1");
-    table.record("server down, a lone statement", checkout(&db).apply(sqlx::raw_sql(lone))).await;
+    let lone = || sqlx::raw_sql(DB::sql("UPDATE counter SET value = 1"));
+    let apply = async || checkout(&db).apply(lone()).await;
+    table.record_in_time("server down, a lone statement", apply).await;
     let impatient = PoolOptions::<DB>::new().acquire_timeout(Duration::from_millis(400)).connect_lazy(&url);
     let db = Pessimistic::default().on(&impatient.expect("a URL")).attempts(1);
-    table.record("server down, acquire_timeout", checkout(&db).run(nothing::<DB>)).await;
+    let run_once = async || checkout(&db).run(nothing::<DB>).await;
+    table.record_in_time("server down, acquire_timeout", run_once).await;
 
     let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
@@ -99,15 +101,17 @@ where
     first.await.expect("no panic").expect_err("silent");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
     let db = Pessimistic::default().on(&at(closed)).deadline(Duration::from_millis(100));
-    table.record("server down, before a second attempt to connect", checkout(&db).run(nothing::<DB>)).await;
+    let run_once = async || checkout(&db).run(nothing::<DB>).await;
+    table.record_in_time("server down, before a second attempt to connect", run_once).await;
 
     let pool = at(closed);
     let db = Pessimistic::default().on(&pool).deadline(SOON);
     let key = IdempotencyKey::new("", "1").expect("a key");
-    table.record("server down, an idempotency key", checkout(&db).once(&key).run(nothing::<DB>)).await;
+    let run_once = async || checkout(&db).once(&key).run(nothing::<DB>).await;
+    table.record_in_time("server down, an idempotency key", run_once).await;
     let limited = Options::new().deadline(SOON);
     let deltas = Deltas::on(&pool, "counter", "id", "value").options(limited);
-    table.record("server down, an addition", deltas.add(1_i64, 1)).await;
+    table.record_in_time("server down, an addition", async || deltas.add(1_i64, 1).await).await;
 }
 
 /// With values of the URL's query that the server, or the system, cannot satisfy.
@@ -185,8 +189,8 @@ pub(crate) async fn with_an_exhausted_pool<DB: TestBackend>(table: &mut Table) {
     let held = pool.acquire().await.expect("the only connection");
     run(table, "pool exhausted until the deadline", &pool).await;
     let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
-    let impatient = options.connect(&pool.url).await.expect("a pool");
-    let other = impatient.acquire().await.expect("the only connection");
+    let impatient = options.connect_lazy(&pool.url).expect("a pool");
+    let other = in_one_of(20, async || impatient.acquire().await).await;
     let db = Pessimistic::default().on(&impatient).attempts(2);
     table.record("pool exhausted, acquire_timeout", checkout(&db).run(nothing::<DB>)).await;
     drop((held, other));
