@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use atomically::{Backend, PoolTransactor, Strategy, TransactorExt as _, With};
 use tracing::field::{Field, Visit};
@@ -96,6 +97,8 @@ impl Table {
             if is_updated() || expected.is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('\n')) {
                 return;
             }
+            // Until what this round has learned about the server is too old for the next one.
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
     }
 
