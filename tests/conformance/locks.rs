@@ -94,7 +94,7 @@ pub(crate) async fn lock_rows_returns_the_missing_keys<DB: TestBackend>() {
 /// The number of keys exceeds the maximum of one statement.
 pub(crate) async fn lock_rows_takes_any_number_of_keys<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
-    let db = Pessimistic::default().on(&pool);
+    let db = patient(Pessimistic::default(), &pool);
     let keys: Vec<i64> = (1..=70_000).collect();
     let (missing, attempts) = db
         .run(async |tx: &mut Tx<DB>| {
