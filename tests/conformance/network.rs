@@ -7,7 +7,7 @@ use sqlx::pool::PoolOptions;
 use tokio::time::timeout;
 
 use super::increments::{counter, increment, value};
-use crate::support::proxy::{Fault, Proxy};
+use crate::support::proxy::{Fault, Proxy, closed_port};
 use crate::support::{ServerBackend, TestBackend, eventually, with_longer_limits};
 
 /// Distinguishes slow from never, even on a busy machine.
@@ -17,13 +17,12 @@ const SHORT: Duration = Duration::from_millis(1500);
 
 pub(crate) async fn times_out_if_no_server_listens<DB: TestBackend>() {
     let real = counter::<DB>(1).await;
-    // A port that was free a moment ago.
-    let unused =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let (_reserved, unused) = closed_port();
     let url = Proxy::to(&real.url).await.url(&real.url);
     let proxied = url.rsplit_once('@').expect("a host").1.split('/').next().expect("a host").to_owned();
-    let pool =
-        PoolOptions::<DB>::new().connect_lazy(&url.replace(&proxied, &unused.to_string())).expect("a URL");
+    let pool = PoolOptions::<DB>::new()
+        .connect_lazy(&url.replace(&proxied, &format!("127.0.0.1:{unused}")))
+        .expect("a URL");
 
     let run = async { Pessimistic::default().on(&pool).deadline(SHORT).run(increment::<DB>).await };
     let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("no server listens");

@@ -300,7 +300,7 @@ pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() 
                     held.notify_one();
                     // Next the other unit waits. On SQLite it waits for its transaction to begin.
                     let last = if DB::NAME == "SQLite" { "waiting: attempt 1" } else { "waiting: open" };
-                    wait_until(|| log.count(last) == 1).await;
+                    wait_until(|| log.count(last) > 0).await;
                     tokio::time::sleep(limit * 3).await;
                     Ok::<_, Error>(())
                 })
@@ -344,7 +344,7 @@ pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend
     let second = hot.run(increment::<DB>);
     let release = async {
         // Its transaction is open, so it waits for nothing but the gate.
-        wait_until(|| gate.at("hot") == 2 && log.count("open") == 1).await;
+        wait_until(|| gate.at("hot") == 2 && log.count("open") > 0).await;
         tokio::time::sleep(limit).await;
         go_on.notify_one();
     };

@@ -7,6 +7,7 @@ use atomically::{Atomic, Deltas, Error, Key, Options, Pessimistic, TransactorExt
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
+use crate::support::proxy::closed_port;
 use crate::support::servers::Server;
 use crate::support::{TestBackend, in_one_of};
 use crate::table::{Table, checkout};
@@ -40,12 +41,10 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
     let bad = Pool::<DB>::connect_lazy("no URL at all").map(drop).map_err(Error::from);
     table.record("bad URL", async { bad }).await;
 
-    // A port that was free a moment ago.
-    let closed_port =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+    let (_reserved, closed) = closed_port();
     let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
-        url.set_port(Some(closed_port)).expect("a port");
+        url.set_port(Some(closed)).expect("a port");
         url
     });
     run(table, "server down", || lazy::<DB>(&url)).await;
@@ -108,7 +107,7 @@ where
         checkout(&db).run(nothing::<DB>).await
     };
     table.record_in_time("server silent, the second of two runs", second).await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+    let (_reserved, closed) = closed_port();
     let run_once = async || {
         let db = Pessimistic::default().on(&at(closed)).deadline(Duration::from_millis(100));
         checkout(&db).run(nothing::<DB>).await
