@@ -81,8 +81,8 @@ impl Table {
         self.note(what, &error);
     }
 
-    /// Like [`record`](Self::record), for a run with a short limit, which a busy machine lets pass elsewhere as
-    /// well: it is repeated until its text is that of the snapshot.
+    /// Like [`record`](Self::record), for a run with a short limit, which a busy machine lets pass elsewhere
+    /// as well: it is repeated until its text is that of the snapshot.
     pub(crate) async fn record_in_time<T, E: fmt::Display>(
         &mut self,
         what: &str,

@@ -11,8 +11,8 @@ use crate::support::proxy::Proxy;
 use crate::support::{TestBackend, in_one_of};
 use crate::{TEST_TIMEOUT, add_one, counter};
 
-/// The server's limit ends a twentieth of a second or a tenth before the deadline, and a busy machine may take
-/// longer to deliver its response.
+/// The server's limit ends a twentieth or a tenth of a second before the deadline, and a busy machine may
+/// take longer to deliver its response.
 const ROUNDS: usize = 20;
 
 /// At every isolation level, even if no query may precede the unit's first statement.
