@@ -59,7 +59,7 @@ async fn commits_and_rolls_back_on_a_connection_with_a_forgotten_transaction() {
         };
         assert_eq!(db.run(unit).await.is_ok(), commits);
         assert_eq!(increments::value(&direct).await, i64::from(commits));
-        assert_eq!(sqlx::Postgres::open_transactions(&direct).await, 0);
+        support::eventually(0, async || sqlx::Postgres::open_transactions(&direct).await).await;
     }
 }
 
@@ -165,7 +165,14 @@ async fn a_read_only_unit_can_be_deferrable() {
 /// would silently lose an update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn does_not_trust_the_status_of_a_reused_transaction_id() {
-    let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
+    let start = || {
+        let mut server = Server::postgres();
+        // Otherwise a background process may write the transaction's id to the disk.
+        server.write("data/postgresql.auto.conf", WITHOUT_BACKGROUND_WRITES);
+        server.restart();
+        server
+    };
+    let mut server = tokio::task::spawn_blocking(start).await.expect("a server");
     let url = server.url().to_owned();
     let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("a pool");
     for sql in [
@@ -243,19 +250,21 @@ async fn does_not_trust_the_status_of_a_reused_transaction_id() {
 async fn a_commit_that_meets_a_closed_session_is_known_not_to_be_stored() {
     let pool = increments::counter::<sqlx::Postgres>(2).await;
     let watcher = PgPoolOptions::new().max_connections(1).connect(&pool.url).await.expect("a pool");
-    let db = Pessimistic::default().on(&pool).options(Options::new().idle_timeout(Duration::from_millis(50)));
+    let db = Pessimistic::default().on(&pool).options(Options::new().idle_timeout(Duration::from_secs(1)));
+    let closings = AtomicI64::new(0);
     let attempts = db
         .run(async |tx| {
             let session: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
             outcomes::set_value(tx, 7).await?;
-            if tx.attempt() == 1 {
+            if closings.fetch_add(1, Ordering::Relaxed) == 0 {
                 closed(watcher.clone(), session).await;
             }
             Ok::<_, Error>(tx.attempt())
         })
         .await
-        .expect("the second attempt commits");
-    assert_eq!(attempts, 2);
+        .expect("a later attempt commits");
+    // A busy machine may idle for too long in further attempts.
+    assert!(attempts > 1 && closings.into_inner() > 1, "the first attempt was reported as stored");
     assert_eq!(increments::value(&pool).await, 7);
 }
 
@@ -316,6 +325,9 @@ async fn dropping_a_stream_releases_its_locks() {
     let endless = "SELECT generate_series(1::bigint, 1000000000000)";
     cancellation::dropping_a_stream_releases_its_locks::<sqlx::Postgres>(endless).await;
 }
+
+/// No snapshot of the running transactions, which a primary writes every 15 seconds, and no autovacuum.
+const WITHOUT_BACKGROUND_WRITES: &str = "wal_level = minimal\nmax_wal_senders = 0\nautovacuum = off\n";
 
 /// Draws some four seconds out of thirty.
 const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;

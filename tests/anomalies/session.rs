@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::engines::{Engine, Reply};
 
 /// The limit of every wait: a test that makes no progress fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a statement may take before the server is queried whether it waits for a lock. This is not a
 /// limit: only the server's response decides.

@@ -4,12 +4,15 @@ pub(crate) mod every_poll;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use atomically::{Atomic, Error, ErrorKind, Optimistic, Pessimistic, TransactorExt as _, Tx};
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::increments::{counter, increment, value};
@@ -30,32 +33,45 @@ pub(crate) async fn poll_at_most<F: Future>(polls: u32, future: F) -> Option<F::
     .await
 }
 
+/// Shorter than the endless statements take, and longer than anything else on a busy machine.
+const MUCH_TOO_LONG: Duration = Duration::from_secs(60);
+
 /// If the remaining rows were read before the connection is closed, the locks could be held indefinitely.
 pub(crate) async fn dropping_a_stream_releases_its_locks<DB: TestBackend>(endless: &'static str) {
     let pool = counter::<DB>(2).await;
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(60));
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(240));
     let others = DB::another(&pool.url).await;
     for drops_stream in [true, false] {
         // Reading the remaining rows does not yield, so no timeout could interrupt it: the measured time
         // includes the run.
         let started = Instant::now();
+        let has_row = Notify::new();
         let run = db.run(async |tx: &mut Tx<DB>| {
             set_value(tx, 9).await?;
             let mut rows = DB::stream(tx, DB::sql(endless));
             while rows.try_next().await?.is_some_and(|_| !drops_stream) {
+                has_row.notify_one();
                 // The driver does not yield while it has rows to read.
                 tokio::task::yield_now().await;
             }
             Err::<(), _>(Error::from(sqlx::Error::RowNotFound))
         });
-        // The unit that drops its stream returns, so its limit only has to suffice for a busy machine.
-        let limit = if drops_stream { Duration::from_secs(10) } else { Duration::from_millis(300) };
-        let ended = timeout(limit, run).await;
-        assert_eq!(ended.is_ok(), drops_stream, "only the unit that drops its stream returns in time");
+        if drops_stream {
+            timeout(MUCH_TOO_LONG, run).await.expect("in time").expect_err("its own error");
+        } else {
+            let soon = async {
+                has_row.notified().await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            };
+            tokio::select! {
+                ended = run => panic!("it reads endless rows: {ended:?}"),
+                () = soon => {}
+            }
+        }
         DB::pool_execute(&others, DB::sql("UPDATE counter SET value = 0 WHERE id = 1"), &[])
             .await
             .expect("a write");
-        assert!(started.elapsed() < Duration::from_secs(10), "the lock was held for {:?}", started.elapsed());
+        assert!(started.elapsed() < MUCH_TOO_LONG, "the lock was held for {:?}", started.elapsed());
     }
 }
 
@@ -92,11 +108,11 @@ pub(crate) async fn timed_out_callers_do_not_accumulate_server_sessions<DB: Test
     let watcher = DB::another(&pool.url).await;
     let (units, single) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
     let caller_timeout = Duration::from_millis(50);
-    let end = Instant::now() + Duration::from_secs(3);
+    let (started, has_ended) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let callers = join_all((0..8_u32).map(|caller| {
-        let (units, single) = (units.clone(), single.clone());
+        let (units, single, has_ended) = (units.clone(), single.clone(), has_ended.clone());
         tokio::spawn(async move {
-            while Instant::now() < end {
+            while !has_ended.load(Ordering::Relaxed) {
                 let timed_out = if caller.is_multiple_of(2) {
                     timeout(caller_timeout, units.run(increment::<DB>)).await.is_err()
                 } else {
@@ -108,10 +124,14 @@ pub(crate) async fn timed_out_callers_do_not_accumulate_server_sessions<DB: Test
         })
     }));
     let watched = async {
+        // On a busy machine it takes longer until the first sessions wait.
         let mut max_sessions = 0;
-        while Instant::now() < end {
+        while started.elapsed() < Duration::from_secs(3)
+            || (max_sessions <= CONNECTIONS && started.elapsed() < MUCH_TOO_LONG)
+        {
             max_sessions = max_sessions.max(DB::open_transactions(&watcher).await);
         }
+        has_ended.store(true, Ordering::Relaxed);
         max_sessions
     };
     let (ended, max_sessions) = tokio::join!(callers, watched);
@@ -128,5 +148,5 @@ pub(crate) async fn timed_out_callers_do_not_accumulate_server_sessions<DB: Test
 
     drop(blocker);
     eventually(0, async || DB::open_transactions(&watcher).await).await;
-    timeout(Duration::from_secs(20), units.run(increment::<DB>)).await.expect("in time").expect("a commit");
+    timeout(MUCH_TOO_LONG, units.run(increment::<DB>)).await.expect("in time").expect("a commit");
 }

@@ -1,5 +1,6 @@
 //! Hooks that run once the outcome of a transaction is known.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use sqlx::pool::PoolOptions;
 use super::increments::{counter, increment, patient, value};
 use super::outcomes::set_value;
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{TestBackend, eventually};
+use crate::support::{TestBackend, eventually, with_longer_limits};
 
 /// The entries that hooks have recorded, in order.
 #[derive(Clone, Default)]
@@ -75,12 +76,18 @@ pub(crate) async fn rollback_hooks_run_once_after_the_last_attempt<DB: TestBacke
     db.clone().attempts(3).run(conflicts).await.expect_err("always stale");
     assert_eq!(exhausted.entries(), ["3 rolled back"]);
 
+    let has_begun = AtomicBool::new(false);
     let slow = async |tx: &mut Tx<DB>| {
         late.register(tx, "late");
+        has_begun.store(true, Ordering::Relaxed);
         std::future::pending::<()>().await;
         Ok::<_, Error>(())
     };
-    db.deadline(Duration::from_secs(1)).run(slow).await.expect_err("too slow");
+    with_longer_limits(Duration::from_secs(1), async |deadline| {
+        let error = db.clone().deadline(deadline).run(slow).await.expect_err("too slow");
+        if has_begun.load(Ordering::Relaxed) { Ok(()) } else { Err(error) }
+    })
+    .await;
     eventually(vec!["late rolled back".to_owned()], async || late.entries()).await;
 }
 

@@ -79,7 +79,8 @@ pub(crate) async fn a_released_session_lock_does_not_guard_other_locks<DB: TestB
             "SELECT 1::bigint FROM (SELECT pg_advisory_lock(7)) AS taken",
             "SELECT pg_advisory_unlock(7)::int::bigint",
         ],
-        _ => ["SELECT GET_LOCK('gate', 5)", "SELECT RELEASE_LOCK('gate')"],
+        // Of this test alone, because such a lock is the same in all databases of a server.
+        _ => ["SELECT GET_LOCK('released', 60)", "SELECT RELEASE_LOCK('released')"],
     };
     let unlocked = order_of(&pool, [&[lock, unlock, FIRST, SECOND], &[lock, unlock, SECOND, FIRST]]).await;
     assert_eq!(unlocked.inversions().len(), 1, "{}", describe(&unlocked));
@@ -99,8 +100,8 @@ pub(crate) async fn an_advisory_lock_keyed_by_a_column_is_unknown<DB: TestBacken
             "SELECT id FROM (SELECT id, pg_advisory_xact_lock(id) FROM account WHERE id = 6) AS taken",
         ],
         _ => [
-            "SELECT GET_LOCK(id, 5) FROM account WHERE id = 5",
-            "SELECT GET_LOCK(id, 5) FROM account WHERE id = 6",
+            "SELECT GET_LOCK(id, 60) FROM account WHERE id = 5",
+            "SELECT GET_LOCK(id, 60) FROM account WHERE id = 6",
         ],
     };
     let order = order_of(&pool, [&[one, FIRST, SECOND], &[other, SECOND, FIRST]]).await;
@@ -115,7 +116,7 @@ pub(crate) async fn treats_differently_spelled_advisory_keys_as_the_same_lock<DB
             "SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock(7)) AS taken",
             "SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock(7::bigint)) AS taken",
         ],
-        _ => ["SELECT GET_LOCK('gate', 5)", "SELECT GET_LOCK('GATE', 5)"],
+        _ => ["SELECT GET_LOCK('spelled', 60)", "SELECT GET_LOCK('SPELLED', 60)"],
     };
     let order = order_of(&pool, [&[plain, FIRST], &[FIRST, cast]]).await;
     assert_eq!(order.inversions().len(), 1, "{}", describe(&order));

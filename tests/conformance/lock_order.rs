@@ -289,7 +289,8 @@ pub(crate) async fn reports_an_upgrade_from_a_shared_lock<DB: TestBackend>() {
     let concurrent = || db.run(async |tx: &mut Tx<DB>| unit(tx, true).await);
     let (one, other) = tokio::join!(concurrent(), concurrent());
     one.and(other).expect("both units commit");
-    assert_eq!(deadlocks.into_inner(), 1);
+    // A retried unit may share the row before the server has woken the other one, and then they meet again.
+    assert!(deadlocks.into_inner() > 0, "two transactions shared the row, and did not deadlock");
 }
 
 /// On rollback to a savepoint PostgreSQL releases its locks, and InnoDB only if nothing preceded the

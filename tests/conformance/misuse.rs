@@ -1,16 +1,18 @@
 //! Mistakes of callers that are reported early.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atomically::{
-    Atomic, Error, ErrorKind, Event, Optimistic, Options, Pessimistic, TransactorExt as _, Tx, UnitEvent,
+    Atomic, Error, ErrorKind, Event, Optimistic, Options, Pessimistic, PoolTransactor, TransactorExt as _,
+    Tx, UnitEvent,
 };
+use sqlx::Pool;
 use tokio::sync::Notify;
 
 use super::increments::{counter, increment, value};
-use crate::support::TestBackend;
+use crate::support::{TestBackend, eventually, with_longer_limits};
 
 pub(crate) async fn refuses_a_nested_run<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
@@ -74,30 +76,42 @@ pub(crate) async fn does_not_retry_a_missing_parameter<DB: TestBackend>() {
 
 pub(crate) async fn reports_a_unit_that_waits_for_a_second_connection<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
-    let pool = options.connect(&pool.url).await.expect("a pool");
-    let db = Pessimistic::default().on(&pool);
-    let requests_another_connection = async |tx: &mut Tx<DB>| {
-        increment(tx).await?;
-        DB::pool_fetch(&pool, DB::sql("SELECT 1"), &[]).await?;
-        Ok::<_, Error>(())
-    };
-    let error = db.run(requests_another_connection).await.expect_err("the pool has one connection");
+    let error = with_longer_limits(Duration::from_secs(1), async |limit| {
+        let options = pool.options().clone().acquire_timeout(limit);
+        let pool = options.connect_lazy_with((*pool.connect_options()).clone());
+        let db = Pessimistic::default().on(&pool).deadline(4 * limit).attempts(1);
+        waits_for_a_second_connection(&db, &pool).await
+    })
+    .await;
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert!(error.to_string().contains("on `tx`"), "{error}");
 
     // If the deadline is shorter than the acquire timeout, its error says the same.
-    let options = pool.options().clone().acquire_timeout(Duration::from_secs(60));
-    let pool = options.connect_lazy_with((*pool.connect_options()).clone());
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(2));
+    let error = with_longer_limits(Duration::from_secs(2), async |deadline| {
+        let options = pool.options().clone().acquire_timeout(4 * deadline);
+        let pool = options.connect_lazy_with((*pool.connect_options()).clone());
+        let db = Pessimistic::default().on(&pool).deadline(deadline);
+        waits_for_a_second_connection(&db, &pool).await
+    })
+    .await;
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    assert!(error.to_string().contains("on `tx`"), "{error}");
+}
+
+/// Returns the error of the run, or `Err` if the unit has not requested the connection in time.
+async fn waits_for_a_second_connection<DB: TestBackend>(
+    db: &PoolTransactor<DB, Pessimistic>,
+    pool: &Pool<DB>,
+) -> Result<Error, Error> {
+    let waits = AtomicBool::new(false);
     let requests_another_connection = async |tx: &mut Tx<DB>| {
         increment(tx).await?;
-        DB::pool_fetch(&pool, DB::sql("SELECT 1"), &[]).await?;
+        waits.store(true, Ordering::Relaxed);
+        DB::pool_fetch(pool, DB::sql("SELECT 1"), &[]).await?;
         Ok::<_, Error>(())
     };
     let error = db.run(requests_another_connection).await.expect_err("the pool has one connection");
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
-    assert!(error.to_string().contains("on `tx`"), "{error}");
+    if waits.load(Ordering::Relaxed) { Ok(error) } else { Err(error) }
 }
 
 /// A unit that waits for the pool while it holds the only connection cannot succeed. This is reported long
@@ -107,6 +121,8 @@ pub(crate) async fn idle_events_report_an_exhausted_pool<DB: TestBackend>() {
         let server = counter::<DB>(connections).await;
         let options = server.options().clone().acquire_timeout(Duration::from_secs(60));
         let pool = options.connect(&server.url).await.expect("a pool");
+        // Otherwise the unit might open the other connection, and both would be in use.
+        eventually(1, async || pool.num_idle()).await;
         let (events, reported) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
         let (recorded, notify) = (events.clone(), reported.clone());
         let db = Pessimistic::default()

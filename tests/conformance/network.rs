@@ -7,23 +7,22 @@ use sqlx::pool::PoolOptions;
 use tokio::time::timeout;
 
 use super::increments::{counter, increment, value};
-use crate::support::proxy::{Fault, Proxy};
-use crate::support::{ServerBackend, TestBackend, eventually};
+use crate::support::proxy::{Fault, Proxy, closed_port};
+use crate::support::{ServerBackend, TestBackend, eventually, with_longer_limits};
 
 /// Distinguishes slow from never, even on a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// Long enough to reach the fault on a busy machine.
+/// Usually long enough to reach the fault.
 const SHORT: Duration = Duration::from_millis(1500);
 
 pub(crate) async fn times_out_if_no_server_listens<DB: TestBackend>() {
     let real = counter::<DB>(1).await;
-    // A port that was free a moment ago.
-    let unused =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let (_reserved, unused) = closed_port();
     let url = Proxy::to(&real.url).await.url(&real.url);
     let proxied = url.rsplit_once('@').expect("a host").1.split('/').next().expect("a host").to_owned();
-    let pool =
-        PoolOptions::<DB>::new().connect_lazy(&url.replace(&proxied, &unused.to_string())).expect("a URL");
+    let pool = PoolOptions::<DB>::new()
+        .connect_lazy(&url.replace(&proxied, &format!("127.0.0.1:{unused}")))
+        .expect("a URL");
 
     let run = async { Pessimistic::default().on(&pool).deadline(SHORT).run(increment::<DB>).await };
     let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("no server listens");
@@ -38,21 +37,26 @@ pub(crate) async fn times_out_on_a_silent_connection<DB: TestBackend>() {
     let proxy = Proxy::to(&direct.url).await;
     let pool =
         PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
-    let db = Pessimistic::default().on(&pool).deadline(SHORT);
     for trigger in ["ISOLATION LEVEL", "SELECT value"] {
-        proxy.on(trigger, Fault::SilenceBefore);
-        let before = proxy.hits();
-        let run = db.run(async |tx: &mut Tx<DB>| {
-            // Each text is new, so that it is sent as text and not by the name of a prepared statement.
-            let select = format!("SELECT value FROM counter WHERE id = 1 AND {before} = {before}");
-            DB::fetch(tx, DB::sql(&select), &[]).await?;
-            increment(tx).await
-        });
-        let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("no response");
-        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{trigger}: {error:?}");
-        assert!(proxy.hits() > before, "{trigger} was never sent");
-        proxy.heal();
-        let patient = db.clone().deadline(TEST_TIMEOUT);
+        with_longer_limits(SHORT, async |deadline| {
+            proxy.on(trigger, Fault::SilenceBefore);
+            let before = proxy.hits();
+            let db = Pessimistic::default().on(&pool).deadline(deadline);
+            let run = db.run(async |tx: &mut Tx<DB>| {
+                // Each text is new, so that it is sent as text and not by the name of a prepared statement.
+                let select =
+                    format!("SELECT value FROM counter WHERE id = 1 AND '{deadline:?}{before}' <> ''");
+                DB::fetch(tx, DB::sql(&select), &[]).await?;
+                increment(tx).await
+            });
+            let error =
+                timeout(deadline + TEST_TIMEOUT, run).await.expect("in time").expect_err("no response");
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{trigger}: {error:?}");
+            proxy.heal();
+            if proxy.hits() > before { Ok(()) } else { Err(format!("{trigger} was never sent")) }
+        })
+        .await;
+        let patient = Pessimistic::default().on(&pool).deadline(TEST_TIMEOUT);
         timeout(TEST_TIMEOUT, patient.run(increment::<DB>))
             .await
             .expect("in time")
@@ -67,7 +71,7 @@ pub(crate) async fn a_commit_without_a_response_is_unknown<DB: ServerBackend>() 
     let proxy = Proxy::to(&direct.url).await;
     let pool =
         PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
-    let db = Pessimistic::default().on(&pool).deadline(SHORT);
+    let db = Pessimistic::default().on(&pool);
     let mut stored = 0;
     for (fault, delivered) in [
         (Fault::SilenceBefore, false),
@@ -75,14 +79,19 @@ pub(crate) async fn a_commit_without_a_response_is_unknown<DB: ServerBackend>() 
         (Fault::CutBefore, false),
         (Fault::CutAfter, true),
     ] {
-        proxy.on(DB::COMMIT, fault);
         let before = proxy.hits();
-        let run = db.run(increment::<DB>);
-        let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("no response");
+        let error = with_longer_limits(SHORT, async |deadline| {
+            proxy.on(DB::COMMIT, fault);
+            let db = db.clone().deadline(deadline);
+            let run = timeout(deadline + TEST_TIMEOUT, db.run(increment::<DB>));
+            let error = run.await.expect("in time").expect_err("no response");
+            proxy.heal();
+            if proxy.hits() > before { Ok(error) } else { Err(error) }
+        })
+        .await;
         assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{fault:?}: {error:?}");
         assert!(error.is_commit_unknown() && error.attempts() == Some(1), "{error:?}");
         assert_eq!(proxy.hits(), before + 1, "the commit was sent once");
-        proxy.heal();
         stored += i64::from(delivered);
         eventually(stored, async || value(&direct).await).await;
 

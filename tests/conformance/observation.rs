@@ -1,7 +1,6 @@
 //! The events that observers receive.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -287,23 +286,21 @@ pub(crate) async fn reports_a_blocking_unit_afterwards<DB: TestBackend>() {
 pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let log = EventLog::default();
-    // The holder keeps its lock for three times as long, so that the other unit has come to wait for it.
     let limit = Duration::from_millis(400);
     let db = patient(Pessimistic::default(), &pool)
         .options(Options::new().idle_warning(limit))
         .observed_by(log.clone());
-    let (held, waits) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let held = Arc::new(Notify::new());
     let holder = {
-        let (pool, held, waits) = (pool.pool.clone(), held.clone(), waits.clone());
+        let (pool, held, log) = (pool.pool.clone(), held.clone(), log.clone());
         tokio::spawn(async move {
             patient(Pessimistic::default(), &pool)
                 .run(async |tx: &mut Tx<DB>| {
                     increment(tx).await?;
                     held.notify_one();
-                    while !waits.load(SeqCst) {
-                        tokio::task::yield_now().await;
-                    }
-                    // Three times the idle limit.
+                    // Next the other unit waits. On SQLite it waits for its transaction to begin.
+                    let last = if DB::NAME == "SQLite" { "waiting: attempt 1" } else { "waiting: open" };
+                    wait_until(|| log.count(last) > 0).await;
                     tokio::time::sleep(limit * 3).await;
                     Ok::<_, Error>(())
                 })
@@ -311,7 +308,6 @@ pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() 
         })
     };
     held.notified().await;
-    waits.store(true, SeqCst);
     db.named("waiting").run(increment::<DB>).await.expect("a commit");
     holder.await.expect("no panic").expect("a commit");
     assert_eq!(log.count("idle"), 0, "{:?}", log.lines());
@@ -347,7 +343,8 @@ pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend
     let hot = db.on_key("hot");
     let second = hot.run(increment::<DB>);
     let release = async {
-        wait_until(|| gate.at("hot") == 2).await;
+        // Its transaction is open, so it waits for nothing but the gate.
+        wait_until(|| gate.at("hot") == 2 && log.count("open") > 0).await;
         tokio::time::sleep(limit).await;
         go_on.notify_one();
     };
@@ -365,7 +362,7 @@ pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend
 pub(crate) async fn measures_the_wait_for_a_connection<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let log = EventLog::default();
-    let limit = Duration::from_millis(60);
+    let limit = Duration::from_secs(1);
     let db = Pessimistic::default().on(&pool).deadline(limit).observed_by(log.clone());
     let taken = pool.acquire().await.expect("the only connection");
     db.run(increment::<DB>).await.expect_err("no connection");

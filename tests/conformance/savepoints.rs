@@ -1,10 +1,9 @@
 //! Savepoints: parts of a unit that are rolled back separately.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use atomically::{Error, ErrorKind, Optimistic, Pessimistic, TransactorExt as _, Tx};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
 
 use super::increments::{counter, patient, value};
 use super::outcomes::set_value;
@@ -131,12 +130,17 @@ pub(crate) async fn dropping_a_savepoint_aborts_the_transaction<DB: TestBackend>
     let db = Pessimistic::default().on(&pool);
     let error = db
         .run(async |tx: &mut Tx<DB>| {
+            let has_written = Notify::new();
             let savepoint = tx.savepoint(async |tx: &mut Tx<DB>| {
                 set_value(tx, 5).await?;
+                has_written.notify_one();
                 std::future::pending::<()>().await;
                 Ok::<_, Error>(())
             });
-            assert!(tokio::time::timeout(Duration::from_millis(200), savepoint).await.is_err());
+            tokio::select! {
+                ended = savepoint => panic!("it never ends: {ended:?}"),
+                () = has_written.notified() => {}
+            }
             let next = set_value(tx, 6).await.expect_err("the transaction is aborted");
             assert!(next.to_string().contains("the future of a savepoint was dropped"), "{next}");
             Ok::<_, Error>(())

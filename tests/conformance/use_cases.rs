@@ -6,6 +6,7 @@ use tokio::sync::Barrier;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
+use super::increments::patient;
 use crate::support::{TestBackend, TestPool};
 
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +123,7 @@ pub(crate) async fn transfers_keep_the_total_and_refuse_overdrafts<DB: TestBacke
     let constraint = error.constraint().expect("a constraint");
     assert_eq!((constraint.kind, constraint.name.as_deref()), (ConstraintKind::Check, Some("solvent")));
 
+    let db = patient(Pessimistic::default(), &pool);
     let mut customers: JoinSet<_> = (0..CUSTOMERS).map(|seed| customer(db.clone(), seed)).collect();
     let (mut made, mut refused) = (0, 0);
     while let Some(customer) = customers.join_next().await {

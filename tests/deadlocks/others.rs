@@ -12,7 +12,7 @@ pub(crate) async fn reports_a_session_of_another_program<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
     let deadlocks = Deadlocks::new();
-    let session = lose_to_another_session::<DB>(&pool, &others, &deadlocks).await;
+    let session = lose_to_another_session::<DB>(&pool, &others, &deadlocks, 2).await;
     let report = deadlocks.only().report;
     assert_eq!(report.parties.len(), 2, "{report}");
     let other = &report.parties[1];
@@ -31,7 +31,7 @@ pub(crate) async fn does_not_report_an_earlier_deadlock_again<DB: TestBackend>()
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
     let deadlocks = Deadlocks::new();
-    lose_to_another_session::<DB>(&pool, &others, &deadlocks).await;
+    lose_to_another_session::<DB>(&pool, &others, &deadlocks, 2).await;
     let first = deadlocks.only().report;
     let session = first.parties[0].session.expect("a session");
 
@@ -67,7 +67,7 @@ pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBa
     };
     let before = session().await;
     let deadlocks = Deadlocks::new();
-    lose_to_another_session::<DB>(&unprivileged, &pool, &deadlocks).await;
+    lose_to_another_session::<DB>(&unprivileged, &pool, &deadlocks, 1).await;
     let report = deadlocks.only().report;
     let [own] = report.parties.as_slice() else { panic!("{report}") };
     assert_eq!(own.statements, [PAY, PAY], "{report}");
@@ -83,7 +83,7 @@ pub(crate) async fn commits_without_a_response_to_the_status_query<DB: TestBacke
         let pool = DB::another(&proxy.url(&direct.url)).await;
         proxy.on("SHOW ENGINE INNODB STATUS", cut);
         let deadlocks = Deadlocks::new();
-        lose_to_another_session::<DB>(&pool, &direct, &deadlocks).await;
+        lose_to_another_session::<DB>(&pool, &direct, &deadlocks, 1).await;
         assert_eq!(proxy.hits(), 1, "{cut:?}");
         assert_eq!(deadlocks.only().report.parties.len(), 1, "{cut:?}");
     }

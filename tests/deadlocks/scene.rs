@@ -10,7 +10,7 @@ use atomically::{
 use sqlx::Pool;
 use tokio::sync::{Barrier, Semaphore};
 
-use crate::support::{TestBackend, TestPool};
+use crate::support::{TestBackend, TestPool, in_one_of};
 
 /// The prefix of all values, bound ones and literals in the other sessions' statements.
 pub(crate) const MARK: &str = "4711471";
@@ -53,6 +53,17 @@ impl Deadlocks {
 
     pub(crate) async fn are_reported(&self) {
         drop(self.waiting.acquire().await.expect("never closed"));
+    }
+
+    /// Returns whether the report names this many parties, and otherwise forgets it, so that the scene can be
+    /// repeated: a server that is slow to report is not waited for.
+    fn are_complete(&self, parties: usize) -> Result<(), String> {
+        let mut reports = self.reports.lock().expect("the reports");
+        if reports.iter().all(|one| one.report.parties.len() >= parties) {
+            return Ok(());
+        }
+        self.waiting.forget_permits(Semaphore::MAX_PERMITS);
+        Err(format!("{:?}", std::mem::take(&mut *reports)))
     }
 
     /// Returns the only report since the last call, and checks that it contains no value.
@@ -128,30 +139,43 @@ pub(crate) async fn collide<DB: TestBackend, const N: usize>(
 ) {
     let db = &patient(strategy, pool).observed_by(deadlocks.clone());
     let all_hold_one = &Barrier::new(N);
-    let runs = sides.into_iter().map(|(name, first, second)| async move {
-        db.named(name)
-            .run(async move |tx: &mut Tx<DB>| {
-                if tx.attempt() == 1 {
-                    first.take(tx).await?;
-                    all_hold_one.wait().await;
-                    second.take(tx).await?;
-                    deadlocks.are_reported().await;
-                }
-                Ok::<_, Error>(())
-            })
-            .await
-            .expect("a commit");
-    });
-    futures_util::future::join_all(runs).await;
+    in_one_of(3, async || {
+        let runs = sides.into_iter().map(|(name, first, second)| async move {
+            db.named(name)
+                .run(async move |tx: &mut Tx<DB>| {
+                    if tx.attempt() == 1 {
+                        first.take(tx).await?;
+                        all_hold_one.wait().await;
+                        second.take(tx).await?;
+                        deadlocks.are_reported().await;
+                    }
+                    Ok::<_, Error>(())
+                })
+                .await
+                .expect("a commit");
+        });
+        futures_util::future::join_all(runs).await;
+        deadlocks.are_complete(N)
+    })
+    .await;
 }
 
-/// Runs a unit on `pool` against an unobserved transaction on `others`, which wins. Returns the session of
-/// the winner.
+/// Runs a unit on `pool` against an unobserved transaction on `others`, which wins, until the report names
+/// this many parties. Returns the session of the winner.
 pub(crate) async fn lose_to_another_session<DB: TestBackend>(
     pool: &Pool<DB>,
     others: &Pool<DB>,
     deadlocks: &Deadlocks,
+    parties: usize,
 ) -> i64 {
+    in_one_of(3, async || {
+        let session = lose_once(pool, others, deadlocks).await;
+        deadlocks.are_complete(parties).map(|()| session)
+    })
+    .await
+}
+
+async fn lose_once<DB: TestBackend>(pool: &Pool<DB>, others: &Pool<DB>, deadlocks: &Deadlocks) -> i64 {
     let db = patient(Pessimistic::default(), pool).observed_by(deadlocks.clone());
     let both_hold_one = &Barrier::new(2);
     let postgres = DB::NAME == "PostgreSQL";

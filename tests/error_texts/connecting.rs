@@ -7,8 +7,9 @@ use atomically::{Atomic, Deltas, Error, Key, Options, Pessimistic, TransactorExt
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
-use crate::support::TestBackend;
+use crate::support::proxy::closed_port;
 use crate::support::servers::Server;
+use crate::support::{TestBackend, in_one_of};
 use crate::table::{Table, checkout};
 
 const SOON: Duration = Duration::from_millis(700);
@@ -18,9 +19,13 @@ pub(crate) async fn nothing<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Erro
     Ok(())
 }
 
-async fn run<DB: TestBackend>(table: &mut Table, what: &str, pool: &Pool<DB>) {
-    let db = Pessimistic::default().on(pool).deadline(SOON);
-    table.record(what, checkout(&db).run(nothing::<DB>)).await;
+/// Each round has a pool of its own, because later runs on a pool know why its earlier connections failed.
+async fn run<DB: TestBackend>(table: &mut Table, what: &str, pool: impl Fn() -> Pool<DB>) {
+    let run = async || {
+        let db = Pessimistic::default().on(&pool()).deadline(SOON);
+        checkout(&db).run(nothing::<DB>).await
+    };
+    table.record_in_time(what, run).await;
 }
 
 fn changed_url(url: &str, change: impl Fn(&url::Url) -> url::Url) -> String {
@@ -36,29 +41,32 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
     let bad = Pool::<DB>::connect_lazy("no URL at all").map(drop).map_err(Error::from);
     table.record("bad URL", async { bad }).await;
 
-    // A port that was free a moment ago.
-    let closed_port =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+    let (_reserved, closed) = closed_port();
     let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
-        url.set_port(Some(closed_port)).expect("a port");
+        url.set_port(Some(closed)).expect("a port");
         url
     });
-    let down = lazy::<DB>(&url);
-    run(table, "server down", &down).await;
-    let db = Atomic::default().on(&down).deadline(SOON);
-    let lone = DB::sql("UPDATE counter SET value = 1");
-    table.record("server down, a lone statement", checkout(&db).apply(sqlx::raw_sql(lone))).await;
-    let impatient = PoolOptions::<DB>::new().acquire_timeout(Duration::from_millis(400)).connect_lazy(&url);
-    let db = Pessimistic::default().on(&impatient.expect("a URL")).attempts(1);
-    table.record("server down, acquire_timeout", checkout(&db).run(nothing::<DB>)).await;
+    run(table, "server down", || lazy::<DB>(&url)).await;
+    let apply = async || {
+        let db = Atomic::default().on(&lazy::<DB>(&url)).deadline(SOON);
+        checkout(&db).apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = 1"))).await
+    };
+    table.record_in_time("server down, a lone statement", apply).await;
+    let impatient = PoolOptions::<DB>::new().acquire_timeout(Duration::from_millis(400));
+    let run_once = async || {
+        let pool = impatient.clone().connect_lazy(&url).expect("a URL");
+        let db = Pessimistic::default().on(&pool).attempts(1);
+        checkout(&db).run(nothing::<DB>).await
+    };
+    table.record_in_time("server down, acquire_timeout", run_once).await;
 
     let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
         url.set_path("/no_such_database");
         url
     });
-    run(table, "database missing", &lazy::<DB>(&url)).await;
+    run(table, "database missing", || lazy::<DB>(&url)).await;
 
     let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
@@ -66,7 +74,7 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
         url.set_port(Some(5432)).expect("a port");
         url
     });
-    run(table, "host unknown", &lazy::<DB>(&url)).await;
+    run(table, "host unknown", || lazy::<DB>(&url)).await;
 }
 
 /// Pools of one connection: one that is being opened must not look like one that is kept.
@@ -86,35 +94,44 @@ where
     let fails = PoolOptions::<DB>::new()
         .max_connections(1)
         .after_connect(|_, _| Box::pin(async { Err(sqlx::Error::RowNotFound) }));
-    run(table, "after_connect fails", &fails.connect_lazy(&pool.url).expect("a URL")).await;
+    run(table, "after_connect fails", || fails.clone().connect_lazy(&pool.url).expect("a URL")).await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = listener.local_addr().expect("it").port();
-    run(table, "server silent", &at(silent)).await;
+    run(table, "server silent", || at(silent)).await;
     // Two runs, of which one waits behind the other.
-    let both = at(silent);
-    let db = Pessimistic::default().on(&both).deadline(SOON);
-    let other = db.clone();
-    let first = tokio::spawn(async move { other.run(nothing::<DB>).await });
-    table.record("server silent, the second of two runs", checkout(&db).run(nothing::<DB>)).await;
-    first.await.expect("no panic").expect_err("silent");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
-    let db = Pessimistic::default().on(&at(closed)).deadline(Duration::from_millis(100));
-    table.record("server down, before a second attempt to connect", checkout(&db).run(nothing::<DB>)).await;
+    let second = async || {
+        let db = Pessimistic::default().on(&at(silent)).deadline(SOON);
+        // It waits until the test is over, so that its end is not recorded.
+        let first = db.clone().deadline(Duration::from_secs(3600));
+        tokio::spawn(async move { first.run(nothing::<DB>).await });
+        checkout(&db).run(nothing::<DB>).await
+    };
+    table.record_in_time("server silent, the second of two runs", second).await;
+    let (_reserved, closed) = closed_port();
+    let run_once = async || {
+        let db = Pessimistic::default().on(&at(closed)).deadline(Duration::from_millis(100));
+        checkout(&db).run(nothing::<DB>).await
+    };
+    table.record_in_time("server down, before a second attempt to connect", run_once).await;
 
-    let pool = at(closed);
-    let db = Pessimistic::default().on(&pool).deadline(SOON);
     let key = IdempotencyKey::new("", "1").expect("a key");
-    table.record("server down, an idempotency key", checkout(&db).once(&key).run(nothing::<DB>)).await;
-    let limited = Options::new().deadline(SOON);
-    let deltas = Deltas::on(&pool, "counter", "id", "value").options(limited);
-    table.record("server down, an addition", deltas.add(1_i64, 1)).await;
+    let run_once = async || {
+        let db = Pessimistic::default().on(&at(closed)).deadline(SOON);
+        checkout(&db).once(&key).run(nothing::<DB>).await
+    };
+    table.record_in_time("server down, an idempotency key", run_once).await;
+    let add = async || {
+        let limited = Options::new().deadline(SOON);
+        Deltas::on(&at(closed), "counter", "id", "value").options(limited).add(1_i64, 1).await
+    };
+    table.record_in_time("server down, an addition", add).await;
 }
 
 /// With values of the URL's query that the server, or the system, cannot satisfy.
 pub(crate) async fn with_parameters<DB: TestBackend>(table: &mut Table, tls: &str, socket: &str) {
     let pool = DB::pool(1).await;
-    run(table, "TLS required", &lazy::<DB>(&format!("{}?{tls}", pool.url))).await;
-    run(table, "socket missing", &lazy::<DB>(&format!("{}?{socket}", pool.url))).await;
+    run(table, "TLS required", || lazy::<DB>(&format!("{}?{tls}", pool.url))).await;
+    run(table, "socket missing", || lazy::<DB>(&format!("{}?{socket}", pool.url))).await;
 }
 
 /// The server has no room for another session of this user.
@@ -136,7 +153,7 @@ async fn as_a_limited_user<DB: TestBackend>(table: &mut Table, create: [&str; 2]
     for _ in 0..held {
         connections.push(holder.acquire().await.expect("within the limit"));
     }
-    run(table, "too many connections", &lazy::<DB>(&url)).await;
+    run(table, "too many connections", || lazy::<DB>(&url)).await;
 }
 
 pub(crate) async fn to_a_full_postgres(table: &mut Table) {
@@ -160,7 +177,7 @@ fn with_password(url: &str) -> String {
 
 pub(crate) async fn with_a_wrong_password_on_mariadb(table: &mut Table) {
     let pool = MySql::pool(1).await;
-    run(table, "wrong password", &lazy::<MySql>(&with_password(&pool.url))).await;
+    run(table, "wrong password", || lazy::<MySql>(&with_password(&pool.url))).await;
 }
 
 pub(crate) async fn with_a_wrong_password_on_postgres(table: &mut Table) {
@@ -171,25 +188,25 @@ pub(crate) async fn with_a_wrong_password_on_postgres(table: &mut Table) {
         server
     });
     let server = server.await.expect("a server that requires a password");
-    run(table, "wrong password", &lazy::<Postgres>(&with_password(server.url()))).await;
+    run(table, "wrong password", || lazy::<Postgres>(&with_password(server.url()))).await;
 }
 
 pub(crate) async fn without_a_server(table: &mut Table) {
     let bad = Pool::<Sqlite>::connect_lazy("sqlite://x?mode=nonsense").map(drop).map_err(Error::from);
     table.record("bad URL", async { bad }).await;
-    run(table, "database missing", &lazy::<Sqlite>("sqlite:///no/such/directory/test.db")).await;
+    run(table, "database missing", || lazy::<Sqlite>("sqlite:///no/such/directory/test.db")).await;
 }
 
 pub(crate) async fn with_an_exhausted_pool<DB: TestBackend>(table: &mut Table) {
     let pool = DB::pool(1).await;
     let held = pool.acquire().await.expect("the only connection");
-    run(table, "pool exhausted until the deadline", &pool).await;
+    run(table, "pool exhausted until the deadline", || pool.pool.clone()).await;
     let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
-    let impatient = options.connect(&pool.url).await.expect("a pool");
-    let other = impatient.acquire().await.expect("the only connection");
+    let impatient = options.connect_lazy(&pool.url).expect("a pool");
+    let other = in_one_of(20, async || impatient.acquire().await).await;
     let db = Pessimistic::default().on(&impatient).attempts(2);
     table.record("pool exhausted, acquire_timeout", checkout(&db).run(nothing::<DB>)).await;
     drop((held, other));
     impatient.close().await;
-    run(table, "pool closed", &impatient).await;
+    run(table, "pool closed", || impatient.clone()).await;
 }

@@ -19,18 +19,18 @@ use table::Table;
 /// Runs on one thread, so that the log of the thread is the log of the test.
 #[tokio::test]
 async fn every_failure_on_postgresql_says_what_to_do() {
-    let mut table = Table::new::<Postgres>();
+    let mut table = Table::new::<Postgres>("postgresql");
     on_a_server::<Postgres>(&mut table).await;
     connecting::with_parameters::<Postgres>(&mut table, "sslmode=require", "host=/no/such/directory").await;
     connecting::to_a_full_postgres(&mut table).await;
     connecting::with_a_wrong_password_on_postgres(&mut table).await;
     statements::an_exclusion_constraint(&mut table).await;
-    table.compare("postgresql");
+    table.compare();
 }
 
 #[tokio::test]
 async fn every_failure_on_mariadb_says_what_to_do() {
-    let mut table = Table::new::<MySql>();
+    let mut table = Table::new::<MySql>("mariadb");
     // MySQL's own messages differ.
     let pool = MySql::pool(1).await;
     let version: String =
@@ -43,17 +43,17 @@ async fn every_failure_on_mariadb_says_what_to_do() {
     connecting::to_a_full_mariadb(&mut table).await;
     connecting::with_a_wrong_password_on_mariadb(&mut table).await;
     misuse::with_an_implicit_commit(&mut table).await;
-    table.compare("mariadb");
+    table.compare();
 }
 
 #[tokio::test]
 async fn every_failure_on_sqlite_says_what_to_do() {
-    let mut table = Table::new::<Sqlite>();
+    let mut table = Table::new::<Sqlite>("sqlite");
     connecting::without_a_server(&mut table).await;
     on_any_database::<Sqlite>(&mut table).await;
     waiting::for_a_writer(&mut table).await;
     misuse::on_sqlite(&mut table).await;
-    table.compare("sqlite");
+    table.compare();
 }
 
 async fn on_any_database<DB: TestBackend>(table: &mut Table) {

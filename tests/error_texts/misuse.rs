@@ -8,6 +8,7 @@ use atomically::{
     Tx,
 };
 use sqlx::{MySql, Sqlite};
+use tokio::sync::Notify;
 
 use crate::connecting::nothing;
 use crate::statements::{counter, unit};
@@ -41,12 +42,17 @@ pub(crate) async fn of_transactions<DB: TestBackend>(table: &mut Table) {
     crate::support::eventually(0, async || DB::open_transactions(&pool).await).await;
     let named = checkout(&db);
     let run = named.run(async |tx: &mut Tx<DB>| {
+        let has_begun = Notify::new();
         let scope = tx.savepoint(async |tx: &mut Tx<DB>| {
             nothing(tx).await?;
+            has_begun.notify_one();
             std::future::pending::<()>().await;
             Ok::<_, Error>(())
         });
-        let _ = tokio::time::timeout(Duration::from_millis(50), scope).await;
+        tokio::select! {
+            _ = scope => panic!("it never ends"),
+            () = has_begun.notified() => {}
+        }
         nothing(tx).await
     });
     table.record("a savepoint whose scope was dropped", run).await;
@@ -74,13 +80,13 @@ pub(crate) async fn of_runs<DB: TestBackend>(table: &mut Table) {
     let run = named.run(async |_tx: &mut Tx<DB>| inner.named("inner").run(nothing::<DB>).await);
     table.record("a run inside of a run", run).await;
     let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
-    let impatient = options.connect(&pool.url).await.expect("a pool");
+    let impatient = options.connect_lazy(&pool.url).expect("a pool");
     let db = Pessimistic::default().on(&impatient);
     let named = checkout(&db);
-    let run = named.run(async |_tx: &mut Tx<DB>| {
+    let second = async |_tx: &mut Tx<DB>| {
         DB::pool_fetch(&impatient, DB::sql("SELECT 1"), &[]).await.map_err(Error::from)
-    });
-    table.record("a second connection inside of a unit", run).await;
+    };
+    table.record_in_time("a second connection inside of a unit", async || named.run(second).await).await;
     let union = DB::sql("SELECT id FROM counter UNION SELECT id FROM counter");
     let named = checkout(&db);
     let run = named.run(async |tx: &mut Tx<DB>| {

@@ -134,7 +134,8 @@ pub(crate) async fn that_conflict<DB: TestBackend>(table: &mut Table) {
     table.record("version conflict, retry budget spent", checkout(&spent).run(stale)).await;
     let slow = db.clone().backoff(Backoff::exponential(Duration::from_secs(9), Duration::from_secs(9)));
     let slow = slow.deadline(Duration::from_millis(50)).options(Options::new().seed(5));
-    table.record("version conflict, no time for the next attempt", checkout(&slow).run(stale)).await;
+    let run = async || checkout(&slow).run(stale).await;
+    table.record_in_time("version conflict, no time for the next attempt", run).await;
     let named = checkout(&db);
     let run = named.run(async |tx: &mut Tx<DB>| {
         let update = DB::sql("UPDATE counter SET value = 1 WHERE id = ? AND version = ?");

@@ -96,7 +96,11 @@ pub(crate) async fn an_expired_key_counts_as_new<DB: Keeps>() {
     let key = key("a").request("another");
     let tasks = (0..4).map(|_| {
         let db = db.clone();
-        tokio::spawn(async move { db.once(&key).run(work::<DB>).await.expect("an outcome") })
+        let db = db.deadline(Duration::from_secs(120));
+        tokio::spawn(async move {
+            let once = db.once(&key).wait(Duration::from_secs(60));
+            once.run(work::<DB>).await.expect("an outcome")
+        })
     });
     let mut outcomes = Vec::new();
     for task in tasks.collect::<Vec<_>>() {

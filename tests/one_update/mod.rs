@@ -22,11 +22,13 @@ use crate::support::{TestBackend, TestPool};
 fn watched<K: Key<Sqlite>>(pool: &SqlitePool) -> (Deltas<Sqlite, K>, Arc<AtomicU32>) {
     let opened = Arc::new(AtomicU32::new(0));
     let counted = opened.clone();
-    let watch = Options::new().observed_by(Arc::new(move |event: &Event<'_>| {
-        if let Event::Unit { event: UnitEvent::Opened { .. }, .. } = event {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-    }));
+    // Longer than the time for which SQLite waits for another writer, even on a busy machine.
+    let watch =
+        Options::new().deadline(Duration::from_secs(30)).observed_by(Arc::new(move |event: &Event<'_>| {
+            if let Event::Unit { event: UnitEvent::Opened { .. }, .. } = event {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
     (Deltas::on(pool, "counter", "id", "value").options(watch), opened)
 }
 

@@ -8,8 +8,8 @@ use atomically::{DeltaOutcome, Deltas, Error, Pessimistic, PoolTransactor, Trans
 use sqlx::Postgres;
 use tokio::task::JoinSet;
 
-use crate::support::TestBackend as _;
 use crate::support::servers::Server;
+use crate::support::{TestBackend as _, eventually};
 use crate::{Pooled, ROUNDS, TASKS, no_setting_is_left_behind};
 
 /// Uses all statements of queues and idempotency keys. Each client has prepared its statements on one server
@@ -63,7 +63,7 @@ async fn queue_works(prepared_statements: bool) {
     let counted: i64 =
         sqlx::query_scalar("SELECT count(*) FROM tried").fetch_one(&direct).await.expect("a count");
     assert_eq!(counted, i64::from(TASKS));
-    assert_eq!(Postgres::open_transactions(&direct).await, 0);
+    eventually(0, async || Postgres::open_transactions(&direct).await).await;
     no_setting_is_left_behind(&pooled).await;
 }
 
@@ -111,7 +111,8 @@ async fn requests_have_one_effect(db: &PoolTransactor<Postgres, Pessimistic>) {
                 insert.persistent(false).execute(&mut *tx).await?;
                 Ok::<_, Error>(request)
             };
-            let outcome = db.once(&key).run(effect).await.expect("an outcome");
+            let once = db.once(&key).wait(Duration::from_secs(60));
+            let outcome = once.run(effect).await.expect("an outcome");
             assert_eq!(outcome.response(), Some(request));
         });
     }

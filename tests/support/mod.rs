@@ -85,6 +85,19 @@ pub(crate) trait TestBackend: Backend {
     /// How many transactions are open on this database, without this query, and how many locks they hold.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64>;
 
+    /// Waits until no transaction is open. Units can wait like that, too.
+    fn until_no_transaction_is_open(pool: &Pool<Self>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            for _ in 0..2_400 {
+                if Self::open_transactions(pool).await == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            panic!("a transaction is still open after 60 s");
+        })
+    }
+
     fn execute<'a>(
         tx: &'a mut Tx<Self>,
         sql: SqlStr,
@@ -182,11 +195,11 @@ pub(crate) trait ServerBackend: TestBackend {
         Box::pin(async move {
             // An error is that of a session that has ended in the meantime.
             let _ = Self::pool_execute(admin, Self::sql(Self::KILL), &[session]).await;
-            for _ in 0..2_400 {
+            for _ in 0..30_000 {
                 if Self::next_session(admin, session - 1).await != session {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(25)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
             panic!("session {session} has not ended in 60 s");
         })
@@ -261,4 +274,37 @@ pub(crate) async fn eventually<T: PartialEq + std::fmt::Debug>(wanted: T, mut as
         got = ask().await;
     }
     panic!("wanted {wanted:?}, and after 60 s it still is {got:?}");
+}
+
+/// Repeats a round with this limit, and with longer ones if it fails, until it succeeds: on a busy machine a
+/// short limit may pass before the round has reached what it tests.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) async fn with_longer_limits<T, E: std::fmt::Debug>(
+    first: Duration,
+    mut round: impl AsyncFnMut(Duration) -> Result<T, E>,
+) -> T {
+    let mut limit = first;
+    loop {
+        match round(limit).await {
+            Ok(value) => return value,
+            Err(error) if limit > Duration::from_secs(30) => panic!("within {limit:?}: {error:?}"),
+            Err(_) => limit *= 3,
+        }
+    }
+}
+
+/// Repeats a round that a pause of a busy machine can spoil, until it succeeds. A defect spoils every round.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) async fn in_one_of<T, E: std::fmt::Debug>(
+    rounds: usize,
+    mut round: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let mut errors = Vec::new();
+    while errors.len() < rounds {
+        match round().await {
+            Ok(value) => return value,
+            Err(error) => errors.push(error),
+        }
+    }
+    panic!("in each of {rounds} rounds: {errors:?}");
 }

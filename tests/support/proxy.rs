@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 /// The effect on a connection whose client sends a request that contains the trigger. Silence is permanent:
@@ -141,6 +141,15 @@ impl Proxy {
     pub(crate) fn hits(&self) -> u32 {
         *self.hits.lock().expect("the hits")
     }
+}
+
+/// Reserves a port for as long as the socket exists, so that no server comes to listen there.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) fn closed_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let port = socket.local_addr().expect("its address").port();
+    (socket, port)
 }
 
 /// Extracts `host:port` from `scheme://user:password@host:port/database`.

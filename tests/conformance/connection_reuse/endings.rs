@@ -1,6 +1,7 @@
 //! Connections whose pool, runtime or server session ends before the next run.
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 
 use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
 use futures_util::future::FutureExt as _;
@@ -74,19 +75,47 @@ pub(crate) async fn a_connection_ends_with_its_runtime<DB: TestBackend>() {
     assert_eq!(value(&counting.direct).await, 3);
 }
 
+/// A thread with connections of its own that ends sessions while the test waits for it, so that no task of
+/// the test's runtime can run in between.
+struct Killer {
+    sessions: mpsc::Sender<i64>,
+    ends: mpsc::Receiver<()>,
+}
+
+impl Killer {
+    fn start<DB: ServerBackend>(url: &str) -> Self {
+        let (url, (sessions, kills), (ended, ends)) = (url.to_owned(), mpsc::channel(), mpsc::channel());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let admin = runtime.block_on(DB::another(&url));
+            for session in kills {
+                runtime.block_on(DB::kill_session(&admin, session));
+                ended.send(()).expect("the test waits");
+            }
+        });
+        let killer = Self { sessions, ends };
+        // No session has this number. The next ones will find the connections open.
+        (0..3).for_each(|_| killer.kill(0));
+        killer
+    }
+
+    fn kill(&self, session: i64) {
+        self.sessions.send(session).expect("the thread");
+        self.ends.recv().expect("the session has ended");
+    }
+}
+
 /// The server ends the session between two runs.
 pub(crate) async fn replaces_a_reused_connection_that_died<DB: ServerBackend>() {
     let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections().attempts(1);
+    let killer = Killer::start::<DB>(&counting.direct.url);
     counting
         .until_no_connection_returns(async || {
-            db.run(increment::<DB>).await.expect("an increment");
-            let url = counting.direct.url.clone();
-            let killer = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(DB::kill_sessions(&url));
-            });
-            killer.join().expect("killed");
+            let session = db
+                .run(async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::fetch(tx, DB::sql(DB::SESSION), &[]).await?));
+            killer.kill(session.await.expect("a commit"));
             let attempt = db.run(async |tx: &mut Tx<DB>| {
                 increment(tx).await?;
                 Ok::<_, Error>(tx.attempt())
