@@ -56,6 +56,10 @@ fn next_waiting(search: &WaitingSearch<'_>) -> String {
     )
 }
 
+fn id_among(ids: &str) -> String {
+    format!("id IN ({ids})")
+}
+
 /// The statements of one database, and the parts of the shared statements that differ between databases.
 pub(super) struct QueueSql {
     /// The database's clock, in microseconds since 1970.
@@ -82,6 +86,8 @@ pub(super) struct QueueSql {
     /// Precedes a statement that completes several jobs without a transaction, and limits its waits for
     /// locks; `None` if a `DELETE` cannot return rows on every server.
     pub(super) completion_prefix: Option<&'static str>,
+    /// The condition that a job's id is among those of a list.
+    pub(super) id_among: fn(ids: &str) -> String,
     /// Selects the number of bytes at which the server closes the connection instead of running a statement.
     max_statement_bytes: Option<&'static str>,
     /// Ends an `INSERT INTO atomically_job_lease` that replaces an existing row.
