@@ -123,14 +123,16 @@ impl QueueSql {
         (self.after)(&position.due_at.to_string(), &position.id.to_string())
     }
 
-    /// The condition that the lease of a job was not extended beyond now.
+    /// The condition that the lease of a job was not extended beyond now. Jobs that are not claimed have no
+    /// lease, and are not searched for one.
     ///
     /// This is a subquery and not a join, so that the rows are still read in the order of the index: only the
     /// rows that are returned may be locked.
     pub(super) fn no_lease(&self) -> String {
         format!(
-            "COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \
-             WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {}",
+            "(atomically_job.claimed_at IS NULL OR \
+             COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \
+             WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {})",
             self.now
         )
     }
