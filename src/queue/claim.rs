@@ -35,7 +35,7 @@ use crate::lease_clock::LeaseClock;
 /// Dropping a claim does not change the job: once its lease has expired, the job is claimed again.
 #[must_use = "a claim that is dropped keeps its job from other workers until its lease expires"]
 pub struct Claim<DB: Backend> {
-    queue: Queue<DB>,
+    queue: Arc<Queue<DB>>,
     id: i64,
     token: i64,
     attempt: u32,
@@ -114,7 +114,7 @@ impl Progress {
 impl<DB: Backend> Claim<DB> {
     /// Creates the claim of a job; `row` is the row before it was claimed, and `requested` is when the claim
     /// was sent to the database.
-    pub(super) fn new(queue: &Queue<DB>, row: JobRow, requested: Instant) -> Self {
+    pub(super) fn new(queue: &Arc<Queue<DB>>, row: JobRow, requested: Instant) -> Self {
         Self {
             queue: queue.clone(),
             id: row.id,
@@ -180,7 +180,7 @@ impl<DB: Backend> Claim<DB> {
     /// Replaces the queue whose transactor runs the claim's own transactions.
     #[cfg(feature = "testing")]
     pub(super) fn with_queue(self, queue: &Queue<DB>) -> Self {
-        Self { queue: queue.clone(), ..self }
+        Self { queue: Arc::new(queue.clone()), ..self }
     }
 
     /// Returns the message of the error that this claim is stale.

@@ -1,5 +1,7 @@
 //! Claims jobs, and marks spent jobs as dead.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::admission;
@@ -62,7 +64,8 @@ impl<DB: Backend> Queue<DB> {
         let wanted = JobsWanted { queue: self.name.clone(), limit, start, lease: self.lease };
         let rows = claim_rows_through(self, db, wanted).await?;
         let can_start = |row: &JobRow| !row.is_spent() && !row.needs_slot();
-        Ok(rows.into_iter().filter(can_start).map(|row| Claim::new(self, row, requested)).collect())
+        let queue = Arc::new(self.clone());
+        Ok(rows.into_iter().filter(can_start).map(|row| Claim::new(&queue, row, requested)).collect())
     }
 }
 
@@ -112,7 +115,8 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
         }
     }
     claimed.sort_by_key(|(row, _)| (row.priority, row.due_at, row.id));
-    let claims = claimed.into_iter().map(|(row, requested)| Claim::new(queue, row, requested)).collect();
+    let queue = Arc::new(queue.clone());
+    let claims = claimed.into_iter().map(|(row, requested)| Claim::new(&queue, row, requested)).collect();
     Ok(ClaimedJobs { claims, died, interrupted })
 }
 

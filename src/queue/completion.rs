@@ -268,9 +268,10 @@ pub(super) fn held<'c, DB: Backend>(claims: impl IntoIterator<Item = &'c Claim<D
     for claim in claims {
         by_token.entry(claim.token()).or_default().push(claim.id());
     }
+    let id_among = QueueSql::of::<DB>().id_among;
     let held: Vec<_> = by_token
         .into_iter()
-        .map(|(token, ids)| format!("(token = {token} AND id IN ({}))", id_list(ids)))
+        .map(|(token, ids)| format!("(token = {token} AND {})", id_among(&id_list(ids))))
         .collect();
     held.join(" OR ")
 }

@@ -172,7 +172,8 @@ impl<DB: Backend> Queue<DB> {
     /// stored in the database.
     ///
     /// Jobs that are claimed continue, and jobs can be enqueued. A claim that has begun may still return
-    /// jobs. Returns whether the queue was running.
+    /// jobs, and jobs that a worker has [claimed ahead](super::Worker#claims) still start, unless they are
+    /// released. Returns whether the queue was running.
     ///
     /// # Errors
     ///

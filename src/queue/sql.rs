@@ -56,6 +56,10 @@ fn next_waiting(search: &WaitingSearch<'_>) -> String {
     )
 }
 
+fn id_among(ids: &str) -> String {
+    format!("id IN ({ids})")
+}
+
 /// The statements of one database, and the parts of the shared statements that differ between databases.
 pub(super) struct QueueSql {
     /// The database's clock, in microseconds since 1970.
@@ -82,6 +86,8 @@ pub(super) struct QueueSql {
     /// Precedes a statement that completes several jobs without a transaction, and limits its waits for
     /// locks; `None` if a `DELETE` cannot return rows on every server.
     pub(super) completion_prefix: Option<&'static str>,
+    /// The condition that a job's id is among those of a list.
+    pub(super) id_among: fn(ids: &str) -> String,
     /// Selects the number of bytes at which the server closes the connection instead of running a statement.
     max_statement_bytes: Option<&'static str>,
     /// Ends an `INSERT INTO atomically_job_lease` that replaces an existing row.
@@ -117,14 +123,16 @@ impl QueueSql {
         (self.after)(&position.due_at.to_string(), &position.id.to_string())
     }
 
-    /// The condition that the lease of a job was not extended beyond now.
+    /// The condition that the lease of a job was not extended beyond now. Jobs that are not claimed have no
+    /// lease, and are not searched for one.
     ///
     /// This is a subquery and not a join, so that the rows are still read in the order of the index: only the
     /// rows that are returned may be locked.
     pub(super) fn no_lease(&self) -> String {
         format!(
-            "COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \
-             WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {}",
+            "(atomically_job.claimed_at IS NULL OR \
+             COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \
+             WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {})",
             self.now
         )
     }

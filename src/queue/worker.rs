@@ -18,6 +18,7 @@ use crate::telemetry::Observers;
 mod alive;
 mod completions;
 mod connections;
+mod handler_slots;
 mod pace;
 mod shutdown;
 mod supervisor;
@@ -126,7 +127,7 @@ pub struct Worker<DB: Backend> {
     timeout: Option<Duration>,
     wake: Option<Arc<dyn Wake>>,
     depth: Duration,
-    reporter: Reporter,
+    reporter: Arc<Reporter>,
 }
 
 /// Reports the events of a worker to its observers and to the log.
@@ -158,11 +159,11 @@ impl<DB: Backend> Worker<DB> {
             timeout: None,
             wake: None,
             depth: Duration::from_secs(15),
-            reporter: Reporter {
+            reporter: Arc::new(Reporter {
                 queue: queue.name.clone(),
                 observers: Observers::default(),
                 log: Arc::default(),
-            },
+            }),
         }
     }
 
@@ -234,7 +235,7 @@ impl<DB: Backend> Worker<DB> {
     /// The transactions of the handlers are reported to the observers of their own transactors.
     #[must_use]
     pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
-        self.reporter.observers.add(Arc::new(observer));
+        Arc::make_mut(&mut self.reporter).observers.add(Arc::new(observer));
         self
     }
 

@@ -1,5 +1,6 @@
 //! Tests of queues, on every database.
 
+mod ahead;
 mod check_fenced;
 mod claiming;
 mod crash;
@@ -99,6 +100,10 @@ on_every_database! {
     together::jobs_claimed_ahead_are_released_when_all_handlers_are_busy,
     together::jobs_claimed_ahead_are_released_at_shutdown,
     together_keyed::a_stale_claim_among_others_makes_no_job_due,
+    ahead::slow_handlers_claim_no_job_ahead,
+    ahead::an_idle_worker_gets_the_jobs_that_a_busy_one_has_claimed_ahead,
+    ahead::jobs_claimed_ahead_start_in_the_order_of_their_priorities,
+    ahead::a_worker_that_claims_ahead_stops_when_its_queue_is_paused,
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,
     handlers::a_panic_of_a_wake_ends_no_worker,

@@ -24,6 +24,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     lone_limit: "",
     // MySQL has no RETURNING.
     completion_prefix: None,
+    id_among: super::id_among,
     max_statement_bytes: Some("SELECT CAST(@@max_allowed_packet AS SIGNED)"),
     replace_lease: "ON DUPLICATE KEY UPDATE token = VALUES(token), until = VALUES(until)",
     // InnoDB waits for a row that is being changed, and then evaluates the condition again.

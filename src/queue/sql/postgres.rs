@@ -20,10 +20,14 @@ pub(super) const SQL: QueueSql = QueueSql {
     // A text of several statements is one transaction, at whose end the setting is undone.
     lone_prefix: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 9900; ",
     lone_limit: " AND set_config('lock_timeout', '9900', true) IS NOT NULL",
+    // The rows have just been claimed, so they are cached. The server assumes that they are not, and would
+    // rather read the whole table than a few hundred of its pages by the index.
     completion_prefix: Some(
         "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 9900; \
-         SET LOCAL lock_timeout = 20; ",
+         SET LOCAL lock_timeout = 20; SET LOCAL enable_seqscan = off; ",
     ),
+    // The server reads an array faster than a list of expressions.
+    id_among: |ids| format!("id = ANY('{{{ids}}}'::bigint[])"),
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
     replace_slots: "ON CONFLICT (id) DO UPDATE SET slots = excluded.slots",

@@ -15,6 +15,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     lone_prefix: "",
     lone_limit: "",
     completion_prefix: Some(""),
+    id_among: super::id_among,
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
     replace_slots: "ON CONFLICT (id) DO UPDATE SET slots = excluded.slots",

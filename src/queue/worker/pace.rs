@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::handler_slots::HandlerSlots;
+
 /// The time for which jobs are claimed ahead, and the longest one for which the handlers are measured.
 const INTERVAL: Duration = Duration::from_millis(20);
-
-/// The shortest time that is measured.
-const MIN_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The minimum number of handlers that end in an interval that is shorter than [`INTERVAL`].
 const MIN_ENDED: usize = 32;
@@ -20,38 +19,42 @@ pub(super) const MAX_AHEAD: usize = 1_000;
 ///
 /// # Why are jobs claimed ahead?
 ///
-/// A claim costs about as much for a thousand jobs as for ten. Handlers that take less time than a claim
-/// would spend most of theirs waiting for one. Handlers that take longer gain nothing: for them, no job is
-/// claimed before a handler is free, so that other workers can have it.
+/// A claim costs about as much for a hundred jobs as for ten. Handlers that take less time than a claim would
+/// spend most of theirs waiting for one. Handlers that take longer gain nothing: for them, no job is claimed
+/// before a handler is free, so that other workers can have it.
+///
+/// The handlers' own times count too, because slow handlers that were started together also end together.
 #[derive(Debug)]
 pub(super) struct Pace {
     handlers: usize,
     since: Instant,
-    ended: usize,
     ahead: usize,
 }
 
 impl Pace {
     pub(super) fn new(handlers: usize) -> Self {
-        Self { handlers, since: Instant::now(), ended: 0, ahead: 0 }
+        Self { handlers, since: Instant::now(), ahead: 0 }
     }
 
-    /// Records that handlers have ended.
-    pub(super) fn ended(&mut self, handlers: usize) {
-        self.ended += handlers;
+    /// Starts anew: what was measured before a time without jobs may no longer be true.
+    pub(super) fn restart(&mut self, slots: &HandlerSlots) {
+        slots.forget_ended();
+        (self.since, self.ahead) = (Instant::now(), 0);
     }
 
     /// Returns how many jobs to claim ahead: as many as the handlers end in 20 ms, or none if not all of them
-    /// would. This is measured for 20 ms, or less if each handler has ended once on average: a queue that was
-    /// empty is claimed ahead soon.
-    pub(super) fn measure(&mut self) -> usize {
-        let elapsed = self.since.elapsed();
-        let has_sample = elapsed >= MIN_INTERVAL && self.ended >= self.handlers.max(MIN_ENDED);
+    /// would, or if they take longer on average. This is measured for 20 ms, or less if each handler has
+    /// ended once on average: a queue that was empty is claimed ahead soon.
+    pub(super) fn measure(&mut self, slots: &HandlerSlots) -> usize {
+        let (elapsed, (ended, total)) = (self.since.elapsed(), slots.ended());
+        let has_sample = ended >= self.handlers.max(MIN_ENDED) as u64;
         if has_sample || elapsed >= INTERVAL {
-            let expected = self.ended as f64 * INTERVAL.as_secs_f64() / elapsed.as_secs_f64();
+            let expected = ended as f64 * INTERVAL.as_secs_f64() / elapsed.as_secs_f64();
             let expected = expected as usize;
-            self.ahead = if expected >= self.handlers { expected.min(MAX_AHEAD) } else { 0 };
-            (self.since, self.ended) = (Instant::now(), 0);
+            let are_fast = total.as_secs_f64() <= ended as f64 * INTERVAL.as_secs_f64();
+            self.ahead = if are_fast && expected >= self.handlers { expected.min(MAX_AHEAD) } else { 0 };
+            slots.forget_ended();
+            self.since = Instant::now();
         }
         self.ahead
     }
@@ -64,36 +67,56 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
+
+    /// Runs this many handlers one after the other, as many of them at the same time as there are slots.
+    async fn run_handlers(slots: &HandlerSlots, count: usize, time: Duration) {
+        let mut left = count;
+        while left > 0 {
+            let running: Vec<_> = (0..left).map_while(|_| slots.take()).collect();
+            advance(time).await;
+            left -= running.len();
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn jobs_are_claimed_ahead_of_fast_handlers_only() {
-        let mut pace = Pace::new(10);
-        let mut ahead_after = |ended, millis| {
-            pace.ended(ended);
-            let elapsed = Duration::from_millis(millis);
-            pace.since -= elapsed;
-            pace.measure()
-        };
-        assert_eq!(ahead_after(10, 1), 0, "nothing is known yet");
-        assert_eq!(ahead_after(90, 19), 100);
-        assert_eq!(ahead_after(9, 20), 0, "not every handler has ended");
-        assert_eq!(ahead_after(1_000_000, 20), MAX_AHEAD);
-        assert_eq!(ahead_after(1_000, 60_000), 0, "the handlers were busy for a minute");
+        let (slots, mut pace) = (HandlerSlots::new(10), Pace::new(10));
+        run_handlers(&slots, 10, Duration::from_millis(1)).await;
+        assert_eq!(pace.measure(&slots), 0, "nothing is known yet");
+        run_handlers(&slots, 90, Duration::from_millis(2)).await;
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(pace.measure(&slots), 100, "they ended in 20 ms");
+        run_handlers(&slots, 9, Duration::from_millis(20)).await;
+        assert_eq!(pace.measure(&slots), 0, "not every handler has ended");
+        run_handlers(&slots, 40, Duration::ZERO).await;
+        assert_eq!(pace.measure(&slots), MAX_AHEAD);
+        run_handlers(&slots, 10, Duration::from_secs(60)).await;
+        assert_eq!(pace.measure(&slots), 0, "the handlers were busy for a minute");
     }
 
     #[tokio::test(start_paused = true)]
     async fn fast_handlers_are_recognized_once_each_has_ended() {
-        let mut pace = Pace::new(100);
-        let mut ahead_after = |ended, millis| {
-            pace.ended(ended);
-            pace.since -= Duration::from_millis(millis);
-            pace.measure()
-        };
-        assert_eq!(ahead_after(100, 1), 0, "the time is too short");
-        assert_eq!(ahead_after(0, 1), MAX_AHEAD);
-        assert_eq!(ahead_after(99, 10), MAX_AHEAD, "one handler is still in its first job");
-        assert_eq!(ahead_after(1, 10), 100);
-        assert_eq!(ahead_after(50, 40), 0);
+        let (slots, mut pace) = (HandlerSlots::new(100), Pace::new(100));
+        run_handlers(&slots, 99, Duration::from_millis(1)).await;
+        assert_eq!(pace.measure(&slots), 0, "one handler is still in its first job");
+        run_handlers(&slots, 1, Duration::from_millis(1)).await;
+        assert_eq!(pace.measure(&slots), MAX_AHEAD);
+        run_handlers(&slots, 100, Duration::from_millis(10)).await;
+        assert_eq!(pace.measure(&slots), 200);
+        pace.restart(&slots);
+        assert_eq!(pace.measure(&slots), 0, "the next handlers may be slow");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_handlers_that_end_together_are_not_fast() {
+        let (slots, mut pace) = (HandlerSlots::new(100), Pace::new(100));
+        let running: Vec<_> = (0..100).map_while(|_| slots.take()).collect();
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(pace.measure(&slots), 0);
+        drop(running);
+        assert_eq!(pace.measure(&slots), 0, "100 have ended in no time, but took a second each");
     }
 }

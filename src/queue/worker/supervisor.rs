@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::completions::Completions;
+use super::handler_slots::HandlerSlot;
 use super::{BoxError, Reporter};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -26,9 +27,9 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Supervisor<DB: Backend> {
     claim: Arc<Claim<DB>>,
     /// The handler's slot, among those of the worker.
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<HandlerSlot>,
     completions: Arc<Completions<DB>>,
-    reporter: Reporter,
+    reporter: Arc<Reporter>,
     stopped: watch::Receiver<bool>,
     /// When to extend the lease.
     extend_at: Instant,
@@ -47,11 +48,11 @@ enum StopReason {
 /// worker is dropped.
 struct RunningJob {
     id: i64,
-    reporter: Reporter,
+    reporter: Arc<Reporter>,
 }
 
 impl RunningJob {
-    fn start(id: i64, reporter: &Reporter) -> Self {
+    fn start(id: i64, reporter: &Arc<Reporter>) -> Self {
         reporter.report(JobEvent::Started { id });
         Self { id, reporter: reporter.clone() }
     }
@@ -63,11 +64,20 @@ impl Drop for RunningJob {
     }
 }
 
+/// The task of a handler, which is cancelled when this value is dropped.
+struct HandlerTask(JoinHandle<Result<(), BoxError>>);
+
+impl Drop for HandlerTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl<DB: Backend> Supervisor<DB> {
     pub(super) fn new(
-        (claim, slot): (Arc<Claim<DB>>, OwnedSemaphorePermit),
+        (claim, slot): (Arc<Claim<DB>>, HandlerSlot),
         completions: Arc<Completions<DB>>,
-        reporter: Reporter,
+        reporter: Arc<Reporter>,
         stopped: watch::Receiver<bool>,
         timeout: Option<Duration>,
     ) -> Self {
@@ -79,20 +89,14 @@ impl<DB: Backend> Supervisor<DB> {
     /// Runs the handler in a task of its own, which contains its panics, and then ends the claim.
     pub(super) async fn run(mut self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
         let _running = RunningJob::start(self.claim.id(), &self.reporter);
-        // A set cancels its tasks when it is dropped; a join handle does not.
-        let mut handler = JoinSet::new();
-        handler.spawn(work);
+        let mut handler = HandlerTask(tokio::spawn(work));
         let reason = tokio::select! {
             biased;
-            Some(ended) = handler.join_next() => {
-                let error = error_of(ended);
-                self.free_slot(error.is_none());
-                self.end_claim(error).await;
-                return;
-            }
+            ended = &mut handler.0 => return self.end(ended).await,
             reason = self.stop_reason() => reason,
         };
-        let _ = timeout(CANCEL_TIMEOUT, handler.shutdown()).await;
+        handler.0.abort();
+        let _ = timeout(CANCEL_TIMEOUT, &mut handler.0).await;
         if self.report_outcome() {
             return;
         }
@@ -109,6 +113,13 @@ impl<DB: Backend> Supervisor<DB> {
         }
     }
 
+    /// Ends the claim of a handler that has ended.
+    async fn end(&mut self, ended: Result<Result<(), BoxError>, JoinError>) {
+        let error = error_of(ended);
+        self.free_slot(error.is_none());
+        self.end_claim(error).await;
+    }
+
     /// Lets another handler start if this one's job will be completed together with others. Jobs that fail
     /// take a transaction each, and batches of jobs with keys hold the locks of their keys, so there are no
     /// more of them at the same time than handlers.
@@ -120,6 +131,8 @@ impl<DB: Backend> Supervisor<DB> {
 
     /// Waits until the handler has to stop.
     async fn stop_reason(&mut self) -> StopReason {
+        // Many handlers end before this task runs again, and need no timers.
+        yield_now().await;
         let (mut stopped, limit) = (self.stopped.clone(), self.timeout);
         let timed_out = async move {
             match limit {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::completions::Completions;
+use super::handler_slots::{HandlerSlot, HandlerSlots};
 use super::pace::{MAX_AHEAD, Pace};
 use super::supervisor::Supervisor;
 use super::{BoxError, Worker};
@@ -40,8 +41,7 @@ pub(super) struct WorkerJobs<'w, DB: Backend> {
     pub(super) ready: VecDeque<Claim<DB>>,
     /// The handlers, and the completions of jobs whose handlers have ended.
     pub(super) running: JoinSet<()>,
-    /// How many more handlers may run at the same time.
-    slots: Arc<Semaphore>,
+    slots: HandlerSlots,
     /// Releases jobs that have waited for too long.
     pub(super) releasing: JoinSet<()>,
     /// How many jobs the claim in flight, or the last one, was for.
@@ -50,6 +50,8 @@ pub(super) struct WorkerJobs<'w, DB: Backend> {
     is_full: bool,
     ready_since: Instant,
     pace: Pace,
+    /// Whether all handlers have ended and have been measured since the last one started.
+    is_measured: bool,
 }
 
 impl<DB: Backend> WorkerJobs<'_, DB> {
@@ -58,25 +60,27 @@ impl<DB: Backend> WorkerJobs<'_, DB> {
             claim: None,
             ready: VecDeque::new(),
             running: JoinSet::new(),
-            slots: Arc::new(Semaphore::new(handlers.min(Semaphore::MAX_PERMITS))),
+            slots: HandlerSlots::new(handlers),
             releasing: JoinSet::new(),
             wanted: 0,
             is_full: false,
             ready_since: Instant::now(),
             pace: Pace::new(handlers),
+            is_measured: false,
         }
     }
 
     /// Returns how many jobs to claim.
     fn room(&mut self, handlers: usize) -> usize {
-        let ahead = if self.is_full { self.pace.measure() } else { 0 };
-        // A claim for a few jobs costs as much as one for many.
-        if self.ready.len() > ahead / 2 {
+        let ahead = if self.is_full { self.pace.measure(&self.slots) } else { 0 };
+        // A claim for a few jobs costs as much as one for many. But the handlers must not run out of jobs
+        // during a claim, and they end faster while the server claims nothing.
+        if self.ready.len() > ahead / 4 * 3 {
             return 0;
         }
         let free = match ahead {
             0 => handlers.saturating_sub(self.running.len()),
-            _ => self.slots.available_permits(),
+            _ => self.slots.free(),
         };
         (free + ahead).saturating_sub(self.ready.len()).min(handlers.max(MAX_AHEAD))
     }
@@ -89,12 +93,19 @@ impl<DB: Backend> WorkerJobs<'_, DB> {
     }
 
     /// Returns the next job, and the slot of its handler.
-    fn next(&mut self, handlers: usize) -> Option<(Claim<DB>, OwnedSemaphorePermit)> {
+    fn next(&mut self, handlers: usize) -> Option<(Claim<DB>, HandlerSlot)> {
         if !self.may_start(handlers) {
             return None;
         }
-        let slot = self.slots.clone().try_acquire_owned().ok()?;
+        let slot = self.slots.take()?;
+        self.is_measured = false;
         Some((self.ready.pop_front()?, slot))
+    }
+
+    /// Whether to measure the handlers as soon as all of them have ended, and not only when their jobs are
+    /// complete: if they were fast, the next jobs can be claimed meanwhile.
+    fn may_measure(&self) -> bool {
+        self.is_full && !self.is_measured && self.claim.is_none() && self.ready.is_empty()
     }
 
     /// Returns when to release the jobs that wait for a handler.
@@ -105,14 +116,11 @@ impl<DB: Backend> WorkerJobs<'_, DB> {
     /// Removes the handlers that have ended, and yields as long as others end, so that the next claim is for
     /// all of them.
     async fn reap(&mut self) {
-        self.pace.ended(1);
         for _ in 0..MAX_YIELDS {
             yield_now().await;
             let before = self.running.len();
             while self.running.try_join_next().is_some() {}
-            let ended = before - self.running.len();
-            self.pace.ended(ended);
-            if ended == 0 {
+            if self.running.len() == before {
                 return;
             }
         }
@@ -132,6 +140,7 @@ impl<DB: Backend> Worker<DB> {
         let mut jobs = WorkerJobs::new(self.handlers);
         // What the worker waits for before it claims again, unless a handler ends; `None` if nothing.
         let mut pause: Option<BoxFuture<'_, ()>> = None;
+        let mut release = pin!(sleep_until(Instant::now()));
         loop {
             // After the process was suspended, these jobs may be other workers'.
             if jobs.release_at(self.queue.lease) <= Instant::now() {
@@ -153,7 +162,11 @@ impl<DB: Backend> Worker<DB> {
                 self.claim_more(&mut jobs);
             }
             let release_at = jobs.release_at(self.queue.lease);
-            let (slots, may_start) = (jobs.slots.clone(), jobs.may_start(self.handlers));
+            if release.deadline() != release_at {
+                release.as_mut().reset(release_at);
+            }
+            let (slots, may_start) = (jobs.slots.waiter(), jobs.may_start(self.handlers));
+            let may_measure = pause.is_none() && jobs.may_measure();
             // The signal takes precedence: no handler may start after it.
             tokio::select! {
                 biased;
@@ -165,9 +178,10 @@ impl<DB: Backend> Worker<DB> {
                     jobs.reap().await;
                     pause = None;
                 }
-                _ = slots.acquire(), if may_start => {}
+                () = slots.one_is_free(), if may_start => {}
+                () = slots.all_are_free(), if may_measure => jobs.is_measured = true,
                 () = paused(&mut pause), if pause.is_some() => pause = None,
-                () = sleep_until(release_at), if !jobs.ready.is_empty() => self.release_waiting(&mut jobs),
+                () = &mut release, if !jobs.ready.is_empty() => self.release_waiting(&mut jobs),
             }
         }
         self.shut_down(jobs, stop).await;
@@ -191,6 +205,9 @@ impl<DB: Backend> Worker<DB> {
         jobs.claim = None;
         let has_succeeded = claimed.is_ok();
         let claims = self.report_claimed(claimed);
+        if !jobs.is_full {
+            jobs.pace.restart(&jobs.slots);
+        }
         jobs.is_full = claims.len() == jobs.wanted;
         let is_idle = has_succeeded && claims.is_empty();
         jobs.ready.extend(claims);

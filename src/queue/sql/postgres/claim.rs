@@ -92,6 +92,8 @@ fn statement(schema: Schema) -> PreparedStatement {
         SQL.claim("$3"),
         returned.join(", ")
     );
+    // The server would compute its clock several times for each job, but a subquery only once.
+    let claim = claim.replace(SQL.now, &format!("(SELECT {})", SQL.now));
     PreparedStatement::new(
         &format!("{}claim", schema.prefix()),
         "text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint",
