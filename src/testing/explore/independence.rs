@@ -16,7 +16,7 @@ mod statement;
 mod texts_tell;
 mod trace;
 
-use effect::Effect;
+use effect::TextEffect;
 use statement::SimpleStatement;
 
 pub(super) use texts_tell::{MYSQL_HIDDEN_EFFECTS, POSTGRES_HIDDEN_EFFECTS, TextsTell};
@@ -30,7 +30,7 @@ pub(super) struct Independence {
     syntax: Syntax,
     texts_tell: TextsTell,
     /// What was read from texts, by text and bound values.
-    statements: Mutex<HashMap<BoundText, Arc<Effect>>>,
+    statements: Mutex<HashMap<BoundText, Arc<TextEffect>>>,
 }
 
 /// What is known of a step in every state: not its rows, because values differ from schedule to schedule.
@@ -39,7 +39,7 @@ pub(super) struct StepClass {
     pub(super) client: usize,
     kind: StepKind,
     /// `None` if the step failed: then its effects are unknown.
-    effects: Option<Vec<Arc<Effect>>>,
+    effects: Option<Vec<Arc<TextEffect>>>,
     is_read_committed: bool,
     is_bare_begin: bool,
 }
@@ -53,7 +53,7 @@ struct StepPart<'l> {
     is_end: bool,
     /// The statements whose effects the step has: its own, or those that it makes visible or undoes. Reads
     /// without locks leave nothing for the end of their transaction.
-    effects: Vec<Arc<Effect>>,
+    effects: Vec<Arc<TextEffect>>,
     /// Whether each statement of its transaction reads what is committed at that moment.
     is_read_committed: bool,
     /// Whether it opens a transaction and does nothing else. A snapshot is taken by the first statement, and
@@ -160,7 +160,7 @@ impl Independence {
         let client = log.client_of(entry);
         match self.part(log, entry) {
             Some(part) => {
-                let without_rows = |effect: &Arc<Effect>| Arc::new(effect.without_rows());
+                let without_rows = |effect: &Arc<TextEffect>| Arc::new(effect.without_rows());
                 StepClass {
                     client,
                     kind: part.kind,
@@ -197,7 +197,7 @@ impl Independence {
         self.syntax != Syntax::Sqlite && self.commute(&part(one), &part(other))
     }
 
-    fn statement(&self, step: &Step) -> Arc<Effect> {
+    fn statement(&self, step: &Step) -> Arc<TextEffect> {
         if step.kind != StepKind::Statement {
             return Arc::default();
         }
@@ -205,7 +205,7 @@ impl Independence {
         let key = (step.sql.clone(), step.arguments.clone());
         let read = || {
             let arguments = step.arguments.as_deref().unwrap_or_default();
-            Arc::new(Effect::of(self.syntax, &step.sql, arguments))
+            Arc::new(TextEffect::of(self.syntax, &step.sql, arguments))
         };
         statements.entry(key).or_insert_with(read).clone()
     }
@@ -267,12 +267,12 @@ impl Independence {
 
     /// Whether one may draw from a sequence that the other one draws from or reads: a sequence is a table
     /// whose uncommitted changes are visible.
-    fn share_sequence(&self, one: &Effect, other: &Effect) -> bool {
+    fn share_sequence(&self, one: &TextEffect, other: &TextEffect) -> bool {
         if self.syntax != Syntax::Postgres {
             return false;
         }
         let sequences = &self.texts_tell.sequences;
-        let may_read = |effect: &Effect| effect.is_plain_read() && effect.may_use(sequences);
+        let may_read = |effect: &TextEffect| effect.is_plain_read() && effect.may_use(sequences);
         match (one.may_draw_from(sequences), other.may_draw_from(sequences)) {
             (true, true) => true,
             (true, false) => may_read(other),
@@ -281,8 +281,8 @@ impl Independence {
         }
     }
 
-    fn are_disjoint(&self, one: &Effect, other: &Effect, at_once: bool) -> bool {
-        let (Effect::Rows(first), Effect::Rows(second)) = (one, other) else {
+    fn are_disjoint(&self, one: &TextEffect, other: &TextEffect, at_once: bool) -> bool {
+        let (TextEffect::Rows(first), TextEffect::Rows(second)) = (one, other) else {
             return one.has_other_tables(other);
         };
         let is_keyless = !first.concerns_one_of(&self.texts_tell.unique)
@@ -304,14 +304,14 @@ impl Independence {
 
 /// Whether this is a read that sees committed rows only, and the other step commits none. Such a read neither
 /// waits for row locks nor delays a change.
-fn overlooks(one: &StepPart<'_>, read: &Effect, other: &StepPart<'_>) -> bool {
+fn overlooks(one: &StepPart<'_>, read: &TextEffect, other: &StepPart<'_>) -> bool {
     one.kind == StepKind::Statement
         && one.waited.is_none()
         && other.kind != StepKind::Commit
         && read.rows().is_some_and(SimpleStatement::reads_committed_rows)
 }
 
-fn lock_in_share_mode(one: &Effect, other: &Effect) -> bool {
-    let is_shared = |effect: &Effect| effect.rows().is_some_and(|read| read.locks_in_share_mode);
+fn lock_in_share_mode(one: &TextEffect, other: &TextEffect) -> bool {
+    let is_shared = |effect: &TextEffect| effect.rows().is_some_and(|read| read.locks_in_share_mode);
     is_shared(one) && is_shared(other)
 }

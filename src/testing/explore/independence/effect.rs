@@ -27,7 +27,7 @@ const NOT_FUNCTIONS: [Keyword; 9] = [
 
 /// What a statement is known to affect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) enum Effect {
+pub(super) enum TextEffect {
     /// The rows that its text shows.
     Rows(SimpleStatement),
     /// No tables but those that its text names.
@@ -45,7 +45,7 @@ pub(super) struct NamedTables {
     is_read: bool,
 }
 
-impl Effect {
+impl TextEffect {
     pub(super) fn of(syntax: Syntax, sql: &str, arguments: &[String]) -> Self {
         let rows = SimpleStatement::of(syntax, sql, arguments).map(Self::Rows);
         rows.or_else(|| NamedTables::of(syntax, sql).map(Self::Tables)).unwrap_or_default()
@@ -129,7 +129,10 @@ impl NamedTables {
         let is_statement = [DELETE, INSERT, SELECT, UPDATE, WITH].contains(&keyword(tokens.first()?));
         let stores =
             |pair: &[Token]| keyword(&pair[1]) == INTO && ![INSERT, IGNORE].contains(&keyword(&pair[0]));
-        let is_escaped = |token: &Token| matches!(token, Token::Word(word) if word.quote_style.is_some() && word.value.contains('\\'));
+        let is_escaped = |token: &Token| match token {
+            Token::Word(word) => word.quote_style.is_some() && word.value.contains('\\'),
+            _ => false,
+        };
         // The columns of the first table of a WITH clause look like arguments.
         let uncalled = if keyword(&tokens[0]) == WITH { tokens.get(2..)? } else { &tokens[..] };
         let is_known = is_statement
@@ -155,8 +158,8 @@ mod tests {
     use super::super::{Independence, TextsTell};
     use super::*;
 
-    fn effect(sql: &str) -> Effect {
-        Effect::of(Syntax::Postgres, sql, &[])
+    fn effect(sql: &str) -> TextEffect {
+        TextEffect::of(Syntax::Postgres, sql, &[])
     }
 
     #[test]
