@@ -4,7 +4,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher};
 use std::ops::Range;
 
 use crate::intercept::{StatementAnswer, StepKind};
-use crate::sql_text::Syntax;
 
 use super::super::log::{Entry, ScheduleLog, Sent};
 use super::{Independence, StepPart};
@@ -32,7 +31,7 @@ impl Independence {
             let part = self.part(log, entry);
             traced.push(Traced { description, sent, part, is_forgotten: false, saw_forgotten: false });
         }
-        if self.texts_tell.tables && self.syntax != Syntax::Sqlite {
+        if self.texts_tell.tables {
             self.forget(&mut traced);
         }
         let mut digests: Vec<u64> = Vec::with_capacity(entries.len());
@@ -135,6 +134,7 @@ mod tests {
     use super::super::TextsTell;
     use super::*;
     use crate::intercept::{Step, TransactionToken};
+    use crate::sql_text::Syntax;
 
     const READ: &str = "SELECT a FROM t";
     const SKIP: &str = "SELECT a FROM t FOR UPDATE SKIP LOCKED";
