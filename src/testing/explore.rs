@@ -323,10 +323,11 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     ///
     /// - one of them is BEGIN, or both are queries without locks, or at READ COMMITTED one is a query without
     ///   locks and the other one is no COMMIT, or both are queries with locks in share mode;
-    /// - on PostgreSQL, MySQL and MariaDB at READ COMMITTED, if they concern different tables by their texts;
-    ///   on PostgreSQL also if they concern different rows of a table: `id = 1` and `id = 2`. This requires a
-    ///   database without triggers, foreign keys, views, rules, row security, inheritance and functions of
-    ///   its own, because a text does not show their effects;
+    /// - on PostgreSQL, MySQL and MariaDB at READ COMMITTED, if they concern different tables by their texts,
+    ///   or insert rows into a table without unique keys and sequences; on PostgreSQL also if they concern
+    ///   different rows of a table: `id = 1` and `id = 2`. This requires a database without triggers, foreign
+    ///   keys, views, rules, row security, inheritance and functions of its own: a text does not show their
+    ///   effects. The order of a transaction that was rolled back or has only read matters until its end;
     /// - on SQLite, if one is a BEGIN that finds the database busy, and the other one belongs to a
     ///   transaction that has locked it by `BEGIN IMMEDIATE`, or finds it busy as well.
     ///

@@ -46,6 +46,8 @@ pub(crate) trait Engine: TestBackend {
     const FOR_UPDATE: &'static str;
     /// The same for locks in share mode.
     const FOR_SHARE: &'static str;
+    /// The clause that skips rows that others have locked.
+    const SKIP_LOCKED: &'static str;
     /// Whether a changed row can be returned.
     const HAS_RETURNING: bool = true;
     /// The type of integers in a cast.
@@ -102,6 +104,7 @@ impl Engine for Postgres {
     ];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
     const FOR_SHARE: &'static str = " FOR SHARE";
+    const SKIP_LOCKED: &'static str = " FOR UPDATE SKIP LOCKED";
 
     /// Deadlocks are detected early, because the victim does not matter here. The conflicts of SERIALIZABLE
     /// depend on the query plan, which must not change while dead rows accumulate.
@@ -162,6 +165,7 @@ impl Engine for MySql {
     )];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
     const FOR_SHARE: &'static str = " LOCK IN SHARE MODE";
+    const SKIP_LOCKED: &'static str = " FOR UPDATE SKIP LOCKED";
     const HAS_RETURNING: bool = false;
     const INTEGER: &'static str = "SIGNED";
 
@@ -220,6 +224,7 @@ impl Engine for Sqlite {
     ];
     const FOR_UPDATE: &'static str = "";
     const FOR_SHARE: &'static str = "";
+    const SKIP_LOCKED: &'static str = "";
 
     async fn prepare(_: &Pool<Self>) {}
 

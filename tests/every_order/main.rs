@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use brute_force::Skipped;
 use engine::Engine;
-use program::Pair;
 use program::Statement::{Add, Read, ReadAll};
+use program::{Pair, Program};
 use support::TestPool;
 
 /// The possible outcomes of a pair: the results of its clients and the content of the tables.
@@ -98,7 +98,7 @@ async fn explored_outcomes_are_those_of_every_order<E: Engine>() {
 /// Pairs at READ COMMITTED that miss an outcome if any rule about independent steps is too weak: each has a
 /// read that sees a commit or not, or a lock that delays a change or not.
 fn delicate_pairs<E: Engine>() -> Vec<Pair> {
-    use program::Statement::{Delete, Insert, ReadDerived, ReadForShare, ReadForUpdate};
+    use program::Statement::{CountUnlocked, Delete, Insert, ReadDerived, ReadForShare, ReadForUpdate};
     let pairs = [
         (vec![Read("one", 1), Read("one", 1)], vec![Add("one", 1, 1)]),
         (vec![ReadDerived("one"), ReadDerived("one")], vec![Add("one", 1, 1), Add("one", 2, 10)]),
@@ -108,9 +108,24 @@ fn delicate_pairs<E: Engine>() -> Vec<Pair> {
         (vec![ReadForShare("one", 1), Read("two", 1)], vec![ReadForShare("one", 1), Add("two", 1, 1)]),
         (vec![ReadAll("one"), ReadAll("two")], vec![Delete("two", 1), Insert("one", 3, 5)]),
         (vec![Add("one", 1, 1), Read("two", 1)], vec![Add("two", 1, 1), Read("one", 1)]),
+        (vec![ReadForUpdate("one", 1)], vec![CountUnlocked("one", 1)]),
+        (vec![Insert("one", 3, 1), Read("two", 1)], vec![Insert("one", 3, 2), Read("two", 1)]),
     ];
     let mut pairs = pairs.map(|(one, other)| Pair::of::<E>(&one, &other, false)).to_vec();
     pairs.push(Pair::of::<E>(&[Read("one", 1), ReadForShare("one", 2)], &[Add("one", 1, 1)], true));
+    let program = |lines: &[_], rolls_back| Program::of::<E>(lines, rolls_back);
+    let violated = [program(&[Insert("one", 3, 1)], true)].to_vec();
+    pairs.push(Pair([violated, [program(&[Insert("one", 3, 2)], false)].to_vec()]));
+    // The first transaction leaves nothing behind, except for the last one.
+    for (first, rolls_back, other) in [
+        (Read("one", 1), true, Add("one", 1, 1)),
+        (ReadForUpdate("one", 1), false, CountUnlocked("one", 1)),
+        (Add("one", 1, 1), true, CountUnlocked("one", 1)),
+        (Add("one", 1, 1), false, Read("one", 1)),
+    ] {
+        let first = [program(&[first], rolls_back), program(&[Read("two", 1)], false)].to_vec();
+        pairs.push(Pair([first, [program(&[other, Add("two", 1, 1)], false)].to_vec()]));
+    }
     pairs
 }
 

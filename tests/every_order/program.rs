@@ -28,6 +28,8 @@ pub(crate) enum Statement {
     ReadDerived(&'static str),
     ReadForUpdate(&'static str, i64),
     ReadForShare(&'static str, i64),
+    /// Counts the rows with this id that no other client has locked, and locks them.
+    CountUnlocked(&'static str, i64),
     /// Adds a number in the database.
     Add(&'static str, i64, i64),
     /// Writes the value that was read last, plus a number.
@@ -75,7 +77,7 @@ impl Statement {
         let table = *["one", "two"].choose(random).expect("two tables");
         let (id, value) =
             (random.random_range(1..=2), random.random_range(1..=3) * 10_i64.pow(random.random_range(0..=1)));
-        match random.random_range(0..14) {
+        match random.random_range(0..15) {
             0..=1 => Self::Read(table, id),
             2 => Self::ReadAll(table),
             3 => Self::ReadForUpdate(table, id),
@@ -85,6 +87,7 @@ impl Statement {
             10 => Self::ReadDerived(table),
             11 => Self::ReadForShare(table, id),
             12 => Self::Insert(table, random.random_range(2..=3), value),
+            13 => Self::CountUnlocked(table, id),
             _ => Self::Delete(table, id),
         }
     }
@@ -96,7 +99,8 @@ impl Statement {
 
     /// Whether it returns a number.
     pub(crate) fn reads(&self) -> bool {
-        matches!(self, Self::Read(..) | Self::ReadAll(..) | Self::ReadDerived(..))
+        use Statement::{CountUnlocked, Read, ReadAll, ReadDerived};
+        matches!(self, Read(..) | ReadAll(..) | ReadDerived(..) | CountUnlocked(..))
     }
 
     pub(crate) fn sql<E: Engine>(&self, last: i64) -> String {
@@ -120,6 +124,10 @@ impl Statement {
             Self::ReadForShare(table, id) => {
                 format!("SELECT id FROM {table} WHERE id = {id}{}", E::FOR_SHARE)
             }
+            Self::CountUnlocked(table, id) => format!(
+                "SELECT COUNT(*) FROM (SELECT id FROM {table} WHERE id = {id}{}) AS unlocked",
+                E::SKIP_LOCKED
+            ),
             Self::Add(table, id, value) => {
                 format!("UPDATE {table} SET value = value + {value} WHERE id = {id}")
             }
@@ -140,6 +148,16 @@ impl Statement {
 }
 
 impl Program {
+    /// A program of these statements at the first level.
+    pub(crate) fn of<E: Engine>(statements: &[Statement], rolls_back: bool) -> Self {
+        Self {
+            level: E::LEVELS[0],
+            lines: statements.iter().map(|statement| Line { statement: *statement, scope: None }).collect(),
+            attempts: 1,
+            rolls_back,
+        }
+    }
+
     fn random<E: Engine>(random: &mut StdRng, max_lines: usize) -> Self {
         let lines = (0..random.random_range(1..=max_lines)).map(|_| Line {
             statement: Statement::random(random),
@@ -169,13 +187,7 @@ impl Program {
 impl Pair {
     /// Two programs of these statements at the first level. The second one ends as requested.
     pub(crate) fn of<E: Engine>(one: &[Statement], other: &[Statement], rolls_back: bool) -> Self {
-        let program = |statements: &[Statement], rolls_back| Program {
-            level: E::LEVELS[0],
-            lines: statements.iter().map(|statement| Line { statement: *statement, scope: None }).collect(),
-            attempts: 1,
-            rolls_back,
-        };
-        Self([vec![program(one, false)], vec![program(other, rolls_back)]])
+        Self([vec![Program::of::<E>(one, false)], vec![Program::of::<E>(other, rolls_back)]])
     }
 
     /// Generates the pair of a seed.

@@ -269,19 +269,3 @@ async fn write_ledger<DB: TestBackend>(tx: &mut atomically::Tx<DB>, claim: &Clai
     DB::execute(tx, sql, &[claim.payload()?, claim.token()]).await?;
     Ok(())
 }
-
-/// Complete explorations that take too long for every run of the tests. On PostgreSQL, 13 623 schedules took
-/// 8 minutes. On MariaDB, where a claim takes more statements, it has not been seen to end within 50 minutes.
-mod explored_completely {
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "takes 8 minutes"]
-    async fn postgres_no_claim_beside_a_zombie_is_early() {
-        crate::ordered_explored::no_claim_beside_a_zombie_is_early::<sqlx::Postgres>().await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "takes more than 50 minutes"]
-    async fn mariadb_no_claim_beside_a_zombie_is_early() {
-        crate::ordered_explored::no_claim_beside_a_zombie_is_early::<sqlx::MySql>().await;
-    }
-}

@@ -4,7 +4,6 @@
 //! the same Mazurkiewicz trace. Whatever is not known to be independent counts as dependent.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::intercept::{Step, StepKind};
@@ -12,56 +11,15 @@ use crate::sql_text::{SqlStatement, SqlStatements, Syntax};
 
 use super::log::{Entry, ScheduleLog, Sent, Waited};
 
+mod effect;
 mod statement;
+mod texts_tell;
+mod trace;
 
+use effect::TextEffect;
 use statement::SimpleStatement;
 
-/// A query for everything by which a statement can affect rows that its text does not show: triggers and
-/// foreign keys, views and rules, row security, inheritance, and functions of users in defaults, checks and
-/// indexes. A second line counts the defaults of columns.
-pub(super) const POSTGRES_HIDDEN_EFFECTS: &str = "SELECT ((SELECT count(*) FROM pg_trigger) \
-     + (SELECT count(*) FROM pg_policy) + (SELECT count(*) FROM pg_inherits) \
-     + (SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
-        WHERE (c.relkind IN ('v', 'm', 'f') OR c.relhasrules) \
-        AND n.nspname NOT IN ('pg_catalog', 'information_schema')) \
-     + (SELECT count(*) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace \
-        WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')))::text; \
-     SELECT ((SELECT count(*) FROM pg_attrdef) \
-     + (SELECT count(*) FROM pg_attribute WHERE attidentity <> ''))::text";
-
-/// The same for MySQL and MariaDB, in the current database: triggers, foreign keys, views, and functions.
-pub(super) const MYSQL_HIDDEN_EFFECTS: &str = "SELECT CAST( \
-     (SELECT COUNT(*) FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()) \
-     + (SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS \
-        WHERE CONSTRAINT_SCHEMA = DATABASE() OR UNIQUE_CONSTRAINT_SCHEMA = DATABASE()) \
-     + (SELECT COUNT(*) FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()) \
-     + (SELECT COUNT(*) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()) AS CHAR)";
-
-/// What texts of statements tell about their effects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct TextsTell {
-    /// Statements affect the tables only that their texts show.
-    tables: bool,
-    /// Statements affect the rows only that their texts show.
-    rows: bool,
-    /// Statements that insert rows do not draw from a common sequence.
-    inserted_values: bool,
-}
-
-impl TextsTell {
-    /// From the answer to [`POSTGRES_HIDDEN_EFFECTS`].
-    pub(super) fn from_counts(counts: &[String]) -> Self {
-        let is_zero = |count: Option<&String>| count.is_some_and(|count| count == "0");
-        let rows = is_zero(counts.first());
-        Self { tables: rows, rows, inserted_values: is_zero(counts.get(1)) }
-    }
-
-    /// From the answer to [`MYSQL_HIDDEN_EFFECTS`]. InnoDB locks rows that a text does not show: those that a
-    /// search passes, and the gaps between them.
-    pub(super) fn from_mysql_counts(counts: &[String]) -> Self {
-        Self { tables: Self::from_counts(counts).tables, ..Self::default() }
-    }
-}
+pub(super) use texts_tell::{MYSQL_HIDDEN_EFFECTS, POSTGRES_HIDDEN_EFFECTS, TextsTell};
 
 /// A text, and its bound values.
 type BoundText = (String, Option<Vec<String>>);
@@ -72,7 +30,7 @@ pub(super) struct Independence {
     syntax: Syntax,
     texts_tell: TextsTell,
     /// What was read from texts, by text and bound values.
-    statements: Mutex<HashMap<BoundText, Arc<Option<SimpleStatement>>>>,
+    statements: Mutex<HashMap<BoundText, Arc<TextEffect>>>,
 }
 
 /// What is known of a step in every state: not its rows, because values differ from schedule to schedule.
@@ -81,7 +39,7 @@ pub(super) struct StepClass {
     pub(super) client: usize,
     kind: StepKind,
     /// `None` if the step failed: then its effects are unknown.
-    effects: Option<Vec<Arc<Option<SimpleStatement>>>>,
+    effects: Option<Vec<Arc<TextEffect>>>,
     is_read_committed: bool,
     is_bare_begin: bool,
 }
@@ -95,7 +53,7 @@ struct StepPart<'l> {
     is_end: bool,
     /// The statements whose effects the step has: its own, or those that it makes visible or undoes. Reads
     /// without locks leave nothing for the end of their transaction.
-    effects: Vec<Arc<Option<SimpleStatement>>>,
+    effects: Vec<Arc<TextEffect>>,
     /// Whether each statement of its transaction reads what is committed at that moment.
     is_read_committed: bool,
     /// Whether it opens a transaction and does nothing else. A snapshot is taken by the first statement, and
@@ -105,11 +63,6 @@ struct StepPart<'l> {
     locks_database: bool,
     /// Whether it stands for such steps in every state, where they may wait.
     is_anywhere: bool,
-}
-
-/// Whether the statement is known to read without locks.
-fn is_plain_read(statement: &Option<SimpleStatement>) -> bool {
-    statement.as_ref().is_some_and(|read| read.is_plain_read)
 }
 
 impl StepPart<'_> {
@@ -130,7 +83,7 @@ impl StepPart<'_> {
     /// Its statement, if its effects are known.
     fn statement(&self) -> Option<&SimpleStatement> {
         match &*self.effects {
-            [statement] if self.kind == StepKind::Statement => Option::as_ref(statement),
+            [statement] if self.kind == StepKind::Statement => statement.rows(),
             _ => None,
         }
     }
@@ -169,22 +122,6 @@ impl Independence {
         self.texts_tell.tables || self.syntax == Syntax::Sqlite
     }
 
-    /// A digest of the trace of these entries, which come with the digests of their descriptions.
-    pub(super) fn digest(&self, log: &ScheduleLog, entries: &[(usize, u64)]) -> u64 {
-        let parts: Vec<Option<StepPart<'_>>> =
-            entries.iter().map(|(entry, _)| self.part(log, *entry)).collect();
-        let mut digests: Vec<u64> = Vec::with_capacity(entries.len());
-        for (i, (_, description)) in entries.iter().enumerate() {
-            let before = (0..i).filter(|earlier| !self.commute(&parts[*earlier], &parts[i]));
-            // A sum does not depend on the order of what is added.
-            let causes = before.fold(0_u64, |sum, earlier| sum.wrapping_add(digests[earlier]));
-            let mut digest = DefaultHasher::new();
-            (description, causes).hash(&mut digest);
-            digests.push(digest.finish());
-        }
-        digests.iter().fold(0, |sum, digest| sum.wrapping_add(*digest))
-    }
-
     fn part<'l>(&self, log: &'l ScheduleLog, entry: usize) -> Option<StepPart<'l>> {
         let (sent, is_end) = match log.0.get(entry)? {
             Entry::Sent(sent) => (sent, false),
@@ -201,7 +138,7 @@ impl Independence {
                 let is_inside =
                     |sent: &&Sent| matches!(sent.step.kind, StepKind::Statement | StepKind::Control);
                 let statements = same().filter(is_inside).map(|sent| self.statement(&sent.step));
-                statements.filter(|statement| !is_plain_read(statement)).collect()
+                statements.filter(|statement| !statement.is_plain_read()).collect()
             }
             StepKind::Begin | StepKind::Control => Vec::new(),
         };
@@ -223,9 +160,7 @@ impl Independence {
         let client = log.client_of(entry);
         match self.part(log, entry) {
             Some(part) => {
-                let without_rows = |effect: &Arc<Option<SimpleStatement>>| {
-                    Arc::new(Option::as_ref(effect).map(SimpleStatement::without_rows))
-                };
+                let without_rows = |effect: &Arc<TextEffect>| Arc::new(effect.without_rows());
                 StepClass {
                     client,
                     kind: part.kind,
@@ -262,7 +197,7 @@ impl Independence {
         self.syntax != Syntax::Sqlite && self.commute(&part(one), &part(other))
     }
 
-    fn statement(&self, step: &Step) -> Arc<Option<SimpleStatement>> {
+    fn statement(&self, step: &Step) -> Arc<TextEffect> {
         if step.kind != StepKind::Statement {
             return Arc::default();
         }
@@ -270,7 +205,7 @@ impl Independence {
         let key = (step.sql.clone(), step.arguments.clone());
         let read = || {
             let arguments = step.arguments.as_deref().unwrap_or_default();
-            Arc::new(SimpleStatement::of(self.syntax, &step.sql, arguments))
+            Arc::new(TextEffect::of(self.syntax, &step.sql, arguments))
         };
         statements.entry(key).or_insert_with(read).clone()
     }
@@ -313,51 +248,70 @@ impl Independence {
     fn have_independent_effects(&self, one: &StepPart<'_>, other: &StepPart<'_>) -> bool {
         let is_answered_at_once = |part: &StepPart<'_>| part.waited.is_none() && !part.is_anywhere;
         let at_once = is_answered_at_once(one) && is_answered_at_once(other);
-        let has_known_effects = |part: &StepPart<'_>| part.effects.iter().all(|effect| effect.is_some());
+        let has_known_effects = |part: &StepPart<'_>| part.effects.iter().all(|effect| effect.is_known());
         self.texts_tell.tables
             && one.is_read_committed
             && other.is_read_committed
             && has_known_effects(one)
             && has_known_effects(other)
-            && one.effects.iter().flat_map(|effect| Option::as_ref(effect)).all(|first| {
-                other.effects.iter().flat_map(|effect| Option::as_ref(effect)).all(|second| {
-                    self.overlooks(one, first, other, second)
-                        || self.overlooks(other, second, one, first)
-                        || (at_once && first.locks_in_share_mode && second.locks_in_share_mode)
-                        || self.are_disjoint(first, second, at_once)
+            && one.effects.iter().all(|first| {
+                other.effects.iter().all(|second| {
+                    !self.share_sequence(first, second)
+                        && (overlooks(one, first, other)
+                            || overlooks(other, second, one)
+                            || (at_once && lock_in_share_mode(first, second))
+                            || self.are_disjoint(first, second, at_once))
                 })
             })
     }
 
-    /// Whether this is a read that sees committed rows only, and the other step commits none. Such a read
-    /// neither waits for row locks nor delays a change.
-    fn overlooks(
-        &self,
-        one: &StepPart<'_>,
-        read: &SimpleStatement,
-        other: &StepPart<'_>,
-        change: &SimpleStatement,
-    ) -> bool {
-        // A sequence is a table whose uncommitted changes are visible.
-        let may_draw_from_sequence =
-            self.syntax == Syntax::Postgres && change.inserts() && !self.texts_tell.inserted_values;
-        one.kind == StepKind::Statement
-            && one.waited.is_none()
-            && other.kind != StepKind::Commit
-            && read.reads_committed_rows()
-            && !may_draw_from_sequence
-    }
-
-    fn are_disjoint(&self, one: &SimpleStatement, other: &SimpleStatement, at_once: bool) -> bool {
-        match (one.inserts(), other.inserts()) {
-            _ if !self.texts_tell.rows => one.has_other_tables(other),
-            // Two rows with the same key would not both have been inserted at once.
-            (true, true) if at_once => self.texts_tell.inserted_values,
-            // One that waits for a row with the same key may have inserted a part of its own row.
-            (true, _) | (_, true) if !at_once && !one.is_read && !other.is_read => {
-                one.has_other_tables(other)
-            }
-            _ => one.is_disjoint(other),
+    /// Whether one may draw from a sequence that the other one draws from or reads: a sequence is a table
+    /// whose uncommitted changes are visible.
+    fn share_sequence(&self, one: &TextEffect, other: &TextEffect) -> bool {
+        if self.syntax != Syntax::Postgres {
+            return false;
+        }
+        let sequences = &self.texts_tell.sequences;
+        let may_read = |effect: &TextEffect| effect.is_plain_read() && effect.may_use(sequences);
+        match (one.may_draw_from(sequences), other.may_draw_from(sequences)) {
+            (true, true) => true,
+            (true, false) => may_read(other),
+            (false, true) => may_read(one),
+            (false, false) => false,
         }
     }
+
+    fn are_disjoint(&self, one: &TextEffect, other: &TextEffect, at_once: bool) -> bool {
+        let (TextEffect::Rows(first), TextEffect::Rows(second)) = (one, other) else {
+            return one.has_other_tables(other);
+        };
+        let is_keyless = !first.concerns_one_of(&self.texts_tell.unique)
+            && !first.concerns_one_of(&self.texts_tell.sequences);
+        match (first.inserts(), second.inserts()) {
+            // Without a unique key and a sequence, a new row neither depends on other new rows nor waits.
+            (true, true) if is_keyless => true,
+            _ if !self.texts_tell.rows => one.has_other_tables(other),
+            // Two rows with the same key would not both have been inserted at once.
+            (true, true) if at_once => true,
+            // One that waits for a row with the same key may have inserted a part of its own row.
+            (true, _) | (_, true) if !at_once && !first.is_read && !second.is_read => {
+                one.has_other_tables(other)
+            }
+            _ => first.is_disjoint(second),
+        }
+    }
+}
+
+/// Whether this is a read that sees committed rows only, and the other step commits none. Such a read neither
+/// waits for row locks nor delays a change.
+fn overlooks(one: &StepPart<'_>, read: &TextEffect, other: &StepPart<'_>) -> bool {
+    one.kind == StepKind::Statement
+        && one.waited.is_none()
+        && other.kind != StepKind::Commit
+        && read.rows().is_some_and(SimpleStatement::reads_committed_rows)
+}
+
+fn lock_in_share_mode(one: &TextEffect, other: &TextEffect) -> bool {
+    let is_shared = |effect: &TextEffect| effect.rows().is_some_and(|read| read.locks_in_share_mode);
+    is_shared(one) && is_shared(other)
 }

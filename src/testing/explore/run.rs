@@ -144,10 +144,10 @@ impl<DB: Backend> Explore<'_, DB> {
             self.reset().await?;
             let is_postgres = DB::SYNTAX == Syntax::Postgres;
             let query = if is_postgres { POSTGRES_HIDDEN_EFFECTS } else { MYSQL_HIDDEN_EFFECTS };
-            let counts = DB::fetch_text(server, query.to_owned()).await.map_err(ExploreError::Contents)?;
+            let lines = DB::fetch_text(server, query.to_owned()).await.map_err(ExploreError::Contents)?;
             texts_tell = match is_postgres {
-                true => TextsTell::from_counts(&counts),
-                false => TextsTell::from_mysql_counts(&counts),
+                true => TextsTell::from_postgres(&lines),
+                false => TextsTell::from_mysql(&lines),
             };
         }
         Ok(Independence::new(DB::SYNTAX, texts_tell))
