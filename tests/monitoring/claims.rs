@@ -11,10 +11,13 @@ use crate::support::{TestBackend, eventually};
 
 const LONG: Duration = Duration::from_secs(3600);
 
+/// Long enough for a renewal before the lease expires on a busy machine.
+const SHORT: Duration = Duration::from_secs(5);
+
 pub(crate) async fn leases_are_counted_by_event<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let exporter = Exporter::new();
-    let lease = Lease::new("report", &pool).ttl(Duration::from_secs(3));
+    let lease = Lease::new("report", &pool).ttl(LONG);
     let lease = lease.observed_by(exporter.metrics.clone());
     lease.create_tables().await.expect("the tables");
     let counted = || {
@@ -29,7 +32,7 @@ pub(crate) async fn leases_are_counted_by_event<DB: TestBackend>() {
     assert_eq!(counted(), ([1.0, 0.0, 0.0], 1.0));
     held.release().await.expect("released");
     assert_eq!(counted(), ([1.0, 0.0, 1.0], 0.0));
-    let taken_over = lease.try_acquire().await.expect("the database is there").expect("it is free");
+    let taken_over = lease.ttl(SHORT).try_acquire().await.expect("the database is there").expect("it is free");
     for table in ["atomically_lease", "atomically_lease_expiry"] {
         let sql = DB::sql(&format!("UPDATE {table} SET token = token + 1"));
         DB::pool_execute(&pool, sql, &[]).await.expect("another holder");
@@ -42,7 +45,7 @@ pub(crate) async fn leases_are_counted_by_event<DB: TestBackend>() {
 pub(crate) async fn renewals_that_fail_are_counted<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let exporter = Exporter::new();
-    let lease = Lease::new("report", &pool).ttl(Duration::from_secs(2));
+    let lease = Lease::new("report", &pool).ttl(SHORT);
     let lease = lease.observed_by(exporter.metrics.clone());
     lease.create_tables().await.expect("the tables");
     let held = lease.try_acquire().await.expect("the database is there").expect("it is free");
