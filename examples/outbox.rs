@@ -70,8 +70,7 @@ async fn main() -> anyhow::Result<()> {
         other => bail!("order 100 was not refused: {other:?}"),
     }
 
-    // A relay that is killed between the delivery and its note that the message is delivered. Its lease is so
-    // short only for the demonstration: see `Queue::lease`.
+    // A relay that is killed before it notes its delivery. Its lease is so short only for the demonstration.
     let killed = outbox.clone().lease(Duration::from_secs(1));
     let claim = killed.claim(1).await?.pop().context("there is no message")?;
     warehouse.deliver(claim.id(), claim.payload()?);

@@ -1,5 +1,7 @@
 //! Nothing is left behind: after a success, a failure, and when the future is dropped.
 
+use std::sync::Mutex;
+
 use atomically::testing::certify;
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
@@ -41,11 +43,15 @@ fn same_server<DB: Remains>(url: &str) -> Pool<DB> {
 /// Drops the future before this check, and waits until nothing is left.
 async fn dropped_before<DB: Remains>(pool: &TestPool<DB>, check: &'static str) {
     let (reached, mut at) = mpsc::unbounded_channel();
+    // The check does not go on before the future is dropped.
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
     let certified = same_server::<DB>(&pool.url);
     let task = tokio::spawn(async move {
         let notify = move |progress: &atomically::testing::CertifyProgress| {
             if progress.check == check {
                 reached.send(()).expect("a test that waits");
+                may_go_on.lock().expect("one check").recv().expect("a test that goes on");
             }
         };
         certify(&certified).progress(notify).only(["savepoints.", check]).run().await
@@ -53,6 +59,7 @@ async fn dropped_before<DB: Remains>(pool: &TestPool<DB>, check: &'static str) {
     at.recv().await.expect("the check is reached");
     assert!(remains(pool).await > 0, "there is nothing to clean up");
     task.abort();
+    go_on.send(()).expect("a check that waits");
     assert!(task.await.is_err(), "it was not dropped");
     eventually(0, async || remains(pool).await).await;
 }

@@ -32,7 +32,8 @@ pub(crate) async fn leases_are_counted_by_event<DB: TestBackend>() {
     assert_eq!(counted(), ([1.0, 0.0, 0.0], 1.0));
     held.release().await.expect("released");
     assert_eq!(counted(), ([1.0, 0.0, 1.0], 0.0));
-    let taken_over = lease.ttl(SHORT).try_acquire().await.expect("the database is there").expect("it is free");
+    let taken_over =
+        lease.ttl(SHORT).try_acquire().await.expect("the database is there").expect("it is free");
     for table in ["atomically_lease", "atomically_lease_expiry"] {
         let sql = DB::sql(&format!("UPDATE {table} SET token = token + 1"));
         DB::pool_execute(&pool, sql, &[]).await.expect("another holder");

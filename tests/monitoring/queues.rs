@@ -191,7 +191,8 @@ pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend>() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs_f64();
     let is_alive = |worker: &str| (now() - heartbeat(worker)).abs() < 60.0;
     let has_read = || {
-        let read = exporter.scrape().sum("atomically_queue_depth_timestamp_seconds", &[("queue", queue_name)]);
+        let read =
+            exporter.scrape().sum("atomically_queue_depth_timestamp_seconds", &[("queue", queue_name)]);
         (now() - read).abs() < 60.0
     };
     let (_first_stop, first) = run();

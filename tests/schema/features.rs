@@ -104,7 +104,7 @@ async fn use_lease<DB: TestBackend>(pool: &Pool<DB>, lease: &Lease<DB>) {
     for _ in 0..2 {
         let renewed = Arc::new(Semaphore::new(0));
         let counter = renewed.clone();
-        let observed = lease.clone().ttl(Duration::from_secs(3)).observed_by(move |event: &Event<'_>| {
+        let observed = lease.clone().ttl(Duration::from_secs(5)).observed_by(move |event: &Event<'_>| {
             if let Event::Unit { event: UnitEvent::StatementDone { sql, failure: None, .. }, .. } = event
                 && sql.starts_with("UPDATE ")
                 && sql.contains("atomically_lease_expiry SET until")
