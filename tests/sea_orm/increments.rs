@@ -21,8 +21,8 @@ use crate::{Database, database, seats};
 const TASKS: usize = 8;
 const ROUNDS: i64 = 5;
 
-/// Runs the unit of `$increment` in several tasks at once, and checks the sum. If they have to meet conflicts,
-/// all of them have read before the first one writes.
+/// Runs the unit of `$increment` in several tasks at once, and checks the sum. If they have to meet
+/// conflicts, all of them have read before the first one writes.
 macro_rules! exact {
     ($test:ident, $strategy:expr, $increment:ident, $meets_conflicts:expr) => {
         pub(crate) async fn $test<DB: Database>() {
