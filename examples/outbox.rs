@@ -55,8 +55,7 @@ async fn main() -> anyhow::Result<()> {
         CREATE TABLE orders (id INTEGER PRIMARY KEY, CONSTRAINT wanted CHECK (id < 100));";
     sqlx::raw_sql(schema).execute(&pool).await?;
     let db = Pessimistic::default().on(&pool);
-    // So short only for the demonstration: see `Queue::lease`.
-    let outbox = Queue::new("outbox", &pool)?.lease(Duration::from_secs(1));
+    let outbox = Queue::new("outbox", &pool)?;
     outbox.create_tables().await?;
     let warehouse = Warehouse::default();
 
@@ -71,8 +70,9 @@ async fn main() -> anyhow::Result<()> {
         other => bail!("order 100 was not refused: {other:?}"),
     }
 
-    // A relay that is killed between the delivery and its note that the message is delivered.
-    let claim = outbox.claim(1).await?.pop().context("there is no message")?;
+    // A relay that is killed before it notes its delivery. Its lease is so short only for the demonstration.
+    let killed = outbox.clone().lease(Duration::from_secs(1));
+    let claim = killed.claim(1).await?.pop().context("there is no message")?;
     warehouse.deliver(claim.id(), claim.payload()?);
     println!("A relay delivers message {}, and crashes.", claim.id());
     drop(claim);

@@ -40,6 +40,16 @@ fn same_server<DB: Remains>(url: &str) -> Pool<DB> {
 
 /// Drops the future before this check, and waits until nothing is left.
 async fn dropped_before<DB: Remains>(pool: &TestPool<DB>, check: &'static str) {
+    for _ in 0..20 {
+        if is_dropped_before(pool, check).await {
+            eventually(0, async || remains(pool).await).await;
+            return;
+        }
+    }
+    panic!("the machine was too busy each time to drop it before its end");
+}
+
+async fn is_dropped_before<DB: Remains>(pool: &TestPool<DB>, check: &'static str) -> bool {
     let (reached, mut at) = mpsc::unbounded_channel();
     let certified = same_server::<DB>(&pool.url);
     let task = tokio::spawn(async move {
@@ -51,10 +61,11 @@ async fn dropped_before<DB: Remains>(pool: &TestPool<DB>, check: &'static str) {
         certify(&certified).progress(notify).only(["savepoints.", check]).run().await
     });
     at.recv().await.expect("the check is reached");
-    assert!(remains(pool).await > 0, "there is nothing to clean up");
+    let has_remains = remains(pool).await > 0;
     task.abort();
-    assert!(task.await.is_err(), "it was not dropped");
-    eventually(0, async || remains(pool).await).await;
+    let is_dropped = task.await.is_err();
+    assert!(has_remains || !is_dropped, "there is nothing to clean up");
+    is_dropped
 }
 
 async fn nothing_is_left<DB: Remains>(pool: &TestPool<DB>, during: &'static str) {

@@ -107,9 +107,13 @@ impl Engine for Postgres {
     const SKIP_LOCKED: &'static str = " FOR UPDATE SKIP LOCKED";
 
     /// Deadlocks are detected early, because the victim does not matter here. The conflicts of SERIALIZABLE
-    /// depend on the query plan, which must not change while dead rows accumulate.
+    /// depend on the query plan, which must not change while dead rows accumulate. A vacuum that truncates a
+    /// table would block clients.
     async fn prepare(pool: &Pool<Self>) {
         let mut connection = pool.acquire().await.expect("a connection");
+        let no_vacuum = "ALTER TABLE one SET (autovacuum_enabled = off); \
+                         ALTER TABLE two SET (autovacuum_enabled = off)";
+        connection.execute(sqlx::raw_sql(no_vacuum)).await.expect("a setting");
         for set in [
             "deadlock_timeout = 15",
             "enable_indexscan = off",

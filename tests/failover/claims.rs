@@ -96,14 +96,16 @@ async fn lead(pool: PgPool, load: Arc<Load>) {
         let Ok(Some(held)) = lease(&pool).acquire(Duration::from_secs(1)).await else { continue };
         load.held.fetch_add(1, SeqCst);
         for _ in 0..5 {
-            commit(&pool, &held, &load).await;
+            let _ = commit(&pool, &held, &load).await;
         }
         // As if the holder had been suspended until its lease expired.
         let expire = "UPDATE atomically_lease_expiry SET until = 1 WHERE token = $1";
         let expired = sqlx::query(expire).bind(held.token()).persistent(false).execute(&pool).await;
         if expired.is_ok() {
-            for _ in 0..5 {
-                commit(&pool, &held, &load).await;
+            for _ in 0..50 {
+                if commit(&pool, &held, &load).await.is_err_and(|error| error.is_stale_claim()) {
+                    break;
+                }
                 sleep(Duration::from_millis(5)).await;
             }
         }
@@ -111,7 +113,7 @@ async fn lead(pool: PgPool, load: Arc<Load>) {
 }
 
 /// Commits under the lease, unless a later holder has committed.
-async fn commit(pool: &PgPool, held: &Held<Postgres>, load: &Load) {
+async fn commit(pool: &PgPool, held: &Held<Postgres>, load: &Load) -> Result<(), Error> {
     let (token, db) = (held.token(), Pessimistic::default().on(pool).deadline(DEADLINE));
     let stored = db.run(async |tx: &mut Tx<Postgres>| {
         held.check_in(tx).await?;
@@ -122,8 +124,12 @@ async fn commit(pool: &PgPool, held: &Held<Postgres>, load: &Load) {
     match stored.await {
         Ok(1) => _ = load.stored.fetch_add(1, SeqCst),
         Ok(_) => _ = load.wrong.fetch_add(1, SeqCst),
-        Err(error) => load.count(&error),
+        Err(error) => {
+            load.count(&error);
+            return Err(error);
+        }
     }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

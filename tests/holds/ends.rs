@@ -15,6 +15,8 @@ use crate::support::{TestBackend, eventually};
 use crate::{LONG, buy, events, expire, fetch, held, seats};
 
 const LEVELS: [Isolation; 3] = [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable];
+/// Far longer than any step takes, and far shorter than the buyer's transaction may stay open.
+const LIMIT: Duration = Duration::from_secs(60);
 const TICKETS: &str = "SELECT COUNT(*) FROM ticket";
 
 pub(crate) async fn a_confirmed_hold_is_gone_for_good<DB: TestBackend>()
@@ -205,14 +207,14 @@ where
     i64: HoldKey<DB>,
 {
     let (pool, holds) = events::<DB>(6, 5).await;
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).deadline(LONG);
     let (hold, other) = (held(&holds, 1, 2).await, held(&holds, 1, 3).await);
     let (buyer, is_confirmed, proceed) = confirming(&db, &hold);
     is_confirmed.await.expect("confirmed");
     // The other hold expires.
     let sql = DB::sql("UPDATE atomically_hold SET expires_at = 1 WHERE id = ?");
     DB::pool_execute(&pool, sql, &[other.id()]).await.expect("it expires");
-    let third = timeout(Duration::from_secs(8), held(&holds, 1, 3)).await.expect("it waits for no buyer");
+    let third = timeout(LIMIT, held(&holds, 1, 3)).await.expect("it waits for no buyer");
     let release = tokio::spawn(async move { hold.release().await });
     assert!(third.release().await.expect("released"));
     proceed.send(()).expect("the buyer waits");
@@ -257,9 +259,9 @@ where
     i64: HoldKey<DB>,
 {
     let (pool, holds) = events::<DB>(6, 50).await;
-    let (_, buyer, proceed) =
-        expired_during_its_confirmation(&Pessimistic::default().on(&pool), &holds).await;
-    let swept = timeout(Duration::from_secs(8), holds.sweep()).await.expect("it waits for no buyer");
+    let db = Pessimistic::default().on(&pool).deadline(LONG);
+    let (_, buyer, proceed) = expired_during_its_confirmation(&db, &holds).await;
+    let swept = timeout(LIMIT, holds.sweep()).await.expect("it waits for no buyer");
     let _ = swept.expect("swept");
     proceed.send(()).expect("the buyer waits");
     assert_eq!(buyer.await.expect("no panic").expect("in time"), Confirmation::Confirmed);
@@ -274,10 +276,10 @@ where
     i64: HoldKey<DB>,
 {
     let (pool, holds) = events::<DB>(6, 50).await;
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).deadline(LONG);
     for level in LEVELS {
         let (hold, buyer, proceed) = expired_during_its_confirmation(&db, &holds).await;
-        let second = db.clone().options(Options::new().isolation(level));
+        let second = db.clone().options(Options::new().isolation(level).deadline(LONG));
         let mut again = tokio::spawn(async move { buy(&second, &hold).await });
         let early = timeout(Duration::from_millis(300), &mut again).await;
         assert!(

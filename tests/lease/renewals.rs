@@ -13,7 +13,10 @@ use crate::support::{ServerBackend, TestBackend, eventually};
 use crate::{acquire, effects, expire, lease, take_over};
 
 /// Long enough to be renewed in time on a busy machine.
-const SHORT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(5);
+
+/// Far longer than any step takes.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// When the lease expires, in microseconds.
 async fn until<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
@@ -21,10 +24,10 @@ async fn until<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     DB::pool_fetch(pool, sql, &[]).await.expect("an expiry")
 }
 
-/// Returns when the lease has been renewed for at least twice its time.
+/// Returns when the lease has been renewed after the time at which it would have expired.
 async fn renewed_repeatedly<DB: TestBackend>(pool: &Pool<DB>) {
     let first = until(pool).await;
-    let later = first + 2 * SHORT.as_micros() as i64;
+    let later = first + SHORT.as_micros() as i64;
     eventually(true, async || until(pool).await > later).await;
 }
 
@@ -43,15 +46,15 @@ pub(crate) async fn a_holder_learns_that_another_has_the_lease<DB: TestBackend>(
     let (pool, _) = lease::<DB>(3).await;
     let lease = Lease::new("short", &pool).ttl(Duration::from_secs(3));
     let zombie = acquire(&lease).await;
-    let heir = take_over(&pool, &lease).await;
-    tokio::time::timeout(Duration::from_secs(60), zombie.lost()).await.expect("it is lost");
+    let heir = take_over(&pool, &lease.clone().ttl(Duration::from_secs(3600))).await;
+    tokio::time::timeout(LIMIT, zombie.lost()).await.expect("it is lost");
     assert!(!heir.is_lost());
     heir.release().await.expect("released");
 }
 
 pub(crate) async fn a_transaction_that_checked_in_delays_a_successor<DB: ServerBackend>() {
     let (pool, lease) = lease::<DB>(4).await;
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).deadline(LIMIT);
     let held = acquire(&lease).await;
     expire(&pool).await;
     let (checked_in, proceed) = (&Arc::new(Notify::new()), &Arc::new(Notify::new()));
@@ -64,7 +67,7 @@ pub(crate) async fn a_transaction_that_checked_in_delays_a_successor<DB: ServerB
     });
     let successor = async {
         checked_in.notified().await;
-        let acquiring = lease.acquire(Duration::from_secs(60));
+        let acquiring = lease.acquire(LIMIT);
         let waiting = async {
             // Its transaction is open beside the unit's.
             let both = async || DB::open_transactions(&pool).await > 1;
@@ -84,7 +87,7 @@ pub(crate) async fn a_transaction_that_checked_in_delays_a_successor<DB: ServerB
 pub(crate) async fn a_transaction_that_checked_in_delays_no_renewal<DB: ServerBackend>() {
     let (pool, _) = lease::<DB>(4).await;
     let lease = Lease::new("short", &pool).ttl(SHORT);
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).deadline(LIMIT);
     let held = acquire(&lease).await;
     let (checked_in, proceed) = (&Notify::new(), &Notify::new());
     let unit = db.run(async |tx| {
@@ -107,10 +110,10 @@ pub(crate) async fn a_lease_that_cannot_be_renewed_is_lost_before_another_has_it
     let (direct, _) = lease::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool = DB::another(&proxy.url(&direct.url)).await;
-    let held = acquire(&Lease::new("short", &pool).ttl(Duration::from_secs(2))).await;
+    let held = acquire(&Lease::new("short", &pool).ttl(SHORT)).await;
     proxy.on("SET until", Fault::SilenceBefore);
     let other = Lease::new("short", &direct).poll_every(Duration::from_millis(10));
-    let heir = other.acquire(Duration::from_secs(60)).await.expect("an answer").expect("it has expired");
+    let heir = other.acquire(LIMIT).await.expect("an answer").expect("it has expired");
     assert!(held.is_lost(), "there were two holders");
     assert!(heir.token() > held.token());
     held.lost().await;
@@ -130,7 +133,7 @@ pub(crate) async fn a_release_wakes_those_who_wait<DB: TestBackend>(
     };
     // Whether it waits already makes no difference: it looks before it waits.
     held.release().await.expect("released");
-    let acquired = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it was woken");
+    let acquired = tokio::time::timeout(LIMIT, waiting).await.expect("it was woken");
     assert!(acquired.expect("no panic").expect("an answer").is_some());
 }
 

@@ -6,8 +6,8 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySql, Pool, Postgres, Row as _};
 
-use crate::support::TestBackend;
 use crate::support::proxy::Proxy;
+use crate::support::{TestBackend, TestPool};
 use crate::{claim_one, job, queue};
 
 /// Enqueues `count` jobs of each priority.
@@ -47,10 +47,20 @@ async fn postgres_enqueues_claims_and_completes_in_one_round_trip_each() {
     }
 }
 
+/// A queue with one session, whose plans no vacuum or analysis in the background discards.
+async fn planned_queue() -> (TestPool<Postgres>, Queue<Postgres>) {
+    let (pool, queue) = queue::<Postgres>(1).await;
+    for table in ["atomically_job", "atomically_job_lease", "atomically_job_key"] {
+        let keep = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(keep)).execute(&pool.pool).await.expect("a setting");
+    }
+    (pool, queue)
+}
+
 /// The session planned the statement while the table was empty, and keeps the plan.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_goes_by_the_index_though_the_table_was_empty() {
-    let (pool, queue) = queue::<Postgres>(1).await;
+    let (pool, queue) = planned_queue().await;
     sqlx::raw_sql("VACUUM atomically_job").execute(&pool.pool).await.expect("known to be empty");
     for _ in 0..10 {
         assert!(queue.claim(3).await.expect("a claim").is_empty());
@@ -95,7 +105,7 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
 /// Planning takes longer than executing, and a plan that is compiled takes longer still.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_plans_the_claim_once() {
-    let (pool, queue) = queue::<Postgres>(1).await;
+    let (pool, queue) = planned_queue().await;
     fill(&pool, &queue, 500).await;
     sqlx::raw_sql("VACUUM ANALYZE").execute(&pool.pool).await.expect("known to be long");
     sqlx::raw_sql("SET jit_above_cost = 0").execute(&pool.pool).await.expect("a setting");

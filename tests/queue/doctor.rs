@@ -164,7 +164,8 @@ async fn read_only_postgres_is_found() {
 async fn postgres_whose_vacuum_is_held_back_is_found() {
     let (pool, _) = queue::<Postgres>(2).await;
     let later = "CREATE VIEW pg_stat_activity AS SELECT pid, datname, backend_xmin,
-            xact_start - interval '11 minutes' AS xact_start FROM pg_catalog.pg_stat_activity;
+            xact_start - interval '11 minutes' AS xact_start FROM pg_catalog.pg_stat_activity
+            WHERE backend_type = 'client backend';
         DO $$BEGIN EXECUTE format(
             'ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END$$";
     sqlx::raw_sql(later).execute(&pool.pool).await.expect("time passes");
@@ -233,7 +234,8 @@ async fn mariadb_whose_purge_is_held_back_is_found() {
     let queue = Queue::new("jobs", &pool).expect("a name");
     queue.create_tables().await.expect("the tables");
     sqlx::raw_sql("SET timestamp = UNIX_TIMESTAMP() + 660").execute(&pool).await.expect("time passes");
-    assert_eq!(findings(&queue).await, [], "its own session does not count");
+    // Its own session does not count. The server may still have transactions of its own that do.
+    eventually(vec![], async || findings(&queue).await).await;
     let mut session = other.acquire().await.expect("a connection");
     sqlx::raw_sql("START TRANSACTION; SELECT * FROM atomically_job")
         .execute(&mut *session)

@@ -40,7 +40,8 @@ pub(crate) async fn a_job_is_enqueued_only_if_its_transaction_commits<DB: TestBa
 
 pub(crate) async fn jobs_are_claimed_by_priority_and_then_by_due_time<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
-    let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
+    let now = SystemTime::now();
+    let ago = |seconds| now - Duration::from_secs(seconds);
     let mut wanted = Vec::new();
     for (turn, priority, seconds) in [
         (4, Priority::Normal, 10),

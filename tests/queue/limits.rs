@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atomically::queue::{Claim, NewJob, Queue, Reschedule, Retry, Worker};
 use atomically::{Backoff, Pessimistic, TransactorExt as _};
@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::ordered::lapse_claims;
 use crate::support::TestBackend;
+use crate::worker::LIMIT;
 use crate::{ask, claim_one, enqueue, job, queue, until_empty};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -146,6 +147,11 @@ pub(crate) async fn workers_run_no_more_jobs_of_a_key_than_its_limit<DB: TestBac
             let (running, highest) = counted.clone();
             async move {
                 highest.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                // Until two have run at the same time, each waits for another one.
+                let alone = Instant::now();
+                while highest.load(SeqCst) < 2 && alone.elapsed() < LIMIT {
+                    sleep(Duration::from_millis(5)).await;
+                }
                 sleep(Duration::from_millis(5)).await;
                 running.fetch_sub(1, SeqCst);
                 if claim.attempt() == 1 && claim.payload::<i64>()? % 5 == 0 {

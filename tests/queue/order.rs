@@ -46,7 +46,7 @@ async fn late_jobs_are_claimed_one_after_the_other<DB: TestBackend>(late: fn(New
 
     let started = Instant::now();
     while !is_late().await {
-        assert!(started.elapsed() < Duration::from_secs(20), "the late jobs are not claimed");
+        assert!(started.elapsed() < MINUTE, "the late jobs are not claimed");
         sleep(Duration::from_millis(5)).await;
     }
     for n in 1..OVERDUE {

@@ -41,7 +41,8 @@ pub(crate) fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
 pub(crate) async fn a_finished_handler_is_not_run_again<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
-    let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(6));
+    // A request without a response is given up after half of that.
+    let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(12));
     for fault in [Fault::CutBefore, Fault::CutAfter, Fault::SilenceBefore, Fault::SilenceAfter] {
         once(&proxy, COMPLETION, fault);
         let id = enqueue(&pool, &queue, job(1)).await;
@@ -103,15 +104,22 @@ pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: TestBackend>(
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(2));
-    enqueue(&pool, &queue, job(1)).await;
-    let claim = claim_one(&distant).await;
     let mut fates = [Some(Fault::CutBefore); 1000];
     fates[0] = Some(Fault::CutAfter);
-    proxy.cycle(COMPLETION, &fates);
-    let error = claim.complete().await.expect_err("no answer");
-    assert!(error.is_commit_unknown(), "{error:?}");
-    assert!(proxy.hits() > 2, "it was sent {} times", proxy.hits());
-    assert_eq!(jobs_left(&pool).await, 0, "the first one was executed");
+    for _ in 0..20 {
+        enqueue(&pool, &queue, job(1)).await;
+        proxy.heal();
+        let claim = claim_one(&distant).await;
+        proxy.cycle(COMPLETION, &fates);
+        let before = proxy.hits();
+        let error = claim.complete().await.expect_err("no answer");
+        assert!(error.is_commit_unknown(), "{error:?}");
+        assert_eq!(jobs_left(&pool).await, 0, "the first one was executed");
+        if proxy.hits() - before > 2 {
+            return;
+        }
+    }
+    panic!("the machine was too busy each time to send it three times within the lease");
 }
 
 pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: TestBackend>() {

@@ -34,7 +34,7 @@ pub(crate) async fn a_worker_does_not_complete_a_snoozed_job<DB: TestBackend>() 
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
     let (worker, events) = worker(&queue);
     let (stop, running) = start(worker, |claim| async move {
-        if claim.token() == 1 { claim.snooze(Duration::from_millis(100)).await } else { Ok(()) }
+        if claim.token() == 1 { claim.snooze(Duration::from_secs(1)).await } else { Ok(()) }
     });
     eventually(0, async || jobs_left(&pool).await).await;
     stopped(stop, running).await;

@@ -7,13 +7,13 @@ use std::time::Duration;
 use atomically::queue::{Claim, Queue, Retry};
 use atomically::{Event, JobEvent};
 use sqlx::pool::PoolOptions;
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
 
 use crate::resend::{COMPLETION, once, through};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{TestBackend, TestPool, eventually};
-use crate::worker::{LIMIT, jobs_left, noted, start, stopped, worker};
+use crate::worker::{LIMIT, LONG, jobs_left, noted, start, stopped, worker};
 use crate::{ask, claim_one, enqueue, job, queue};
 
 /// Returns a barrier at which this many handlers and the test meet, and a second one at which they do so
@@ -32,6 +32,8 @@ async fn enqueue_many<DB: TestBackend>(pool: &TestPool<DB>, queue: &Queue<DB>, j
 
 pub(crate) async fn a_stale_claim_is_reported_to_its_own_handler_only<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
+    // No renewal notices the loss while the handlers run.
+    let queue = queue.lease(LONG);
     for _ in 0..3 {
         let ids = enqueue_many(&pool, &queue, 6).await;
         let (worker, events) = worker(&queue);
@@ -136,7 +138,7 @@ pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<D
             seen.store(true, SeqCst);
         }
     });
-    let (busy, finish) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let (busy, finish) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
     let (hanging, finished, runs) = (busy.clone(), finish.clone(), Arc::new(AtomicU32::new(0)));
     let counted = runs.clone();
     let (stop, running) = start(worker, move |_| {
@@ -145,7 +147,7 @@ pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<D
         counted.fetch_add(1, SeqCst);
         async move {
             if hangs {
-                finished.notified().await;
+                let _permit = finished.acquire().await;
             }
             Ok(())
         }
@@ -158,7 +160,7 @@ pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<D
     assert_eq!(ask(&pool, moved).await, 0, "released jobs have kept their places");
     // Some were claimed ahead. The worker reports a release after the server has stored it.
     eventually(true, async || noted(&events).iter().any(|event| event.starts_with("released"))).await;
-    finish.notify_waiters();
+    finish.add_permits(2);
     eventually(0, async || jobs_left(&pool).await).await;
     stopped(stop, running).await;
     assert_eq!(i64::from(runs.load(SeqCst)), JOBS, "each job has run once");
@@ -182,7 +184,7 @@ pub(crate) async fn jobs_claimed_ahead_are_released_at_shutdown<DB: TestBackend>
         }
     });
     let [running_now, most, hanging] = [(); 3].map(|()| Arc::new(AtomicU32::new(0)));
-    let finish = Arc::new(Notify::new());
+    let finish = Arc::new(Semaphore::new(0));
     let (counted, max, hangs, finished) = (running_now, most.clone(), hanging.clone(), finish.clone());
     let (stop, running) = start(worker, move |_| {
         let (counted, max, hangs) = (counted.clone(), max.clone(), hangs.clone());
@@ -191,7 +193,7 @@ pub(crate) async fn jobs_claimed_ahead_are_released_at_shutdown<DB: TestBackend>
             max.fetch_max(counted.fetch_add(1, SeqCst) + 1, SeqCst);
             if is_ahead.load(SeqCst) {
                 hangs.fetch_add(1, SeqCst);
-                finished.notified().await;
+                let _permit = finished.acquire().await;
             }
             counted.fetch_sub(1, SeqCst);
             Ok(())
@@ -201,7 +203,7 @@ pub(crate) async fn jobs_claimed_ahead_are_released_at_shutdown<DB: TestBackend>
     stop.send(()).expect("it listens");
     let claimed = "SELECT COUNT(*) FROM atomically_job WHERE claimed_at IS NOT NULL OR attempts > 0";
     eventually(2, async || ask(&pool, claimed).await).await;
-    finish.notify_waiters();
+    finish.add_permits(2);
     timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
     assert_eq!(ask(&pool, claimed).await, 0, "every other job was released, and no attempt counts");
     let completed = noted(&events).iter().filter(|event| event.starts_with("completed")).count();
@@ -240,7 +242,7 @@ pub(crate) async fn handlers_that_end_together_share_a_commit<DB: TestBackend>()
 pub(crate) async fn a_lost_commit_of_several_completions_runs_no_handler_again<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let proxy = Proxy::to(&pool.url).await;
-    let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(20));
+    let distant = through::<DB>(&proxy, &pool.url).await.lease(LONG);
     for fault in [Fault::CutBefore, Fault::CutAfter] {
         once(&proxy, COMPLETION, fault);
         enqueue_many(&pool, &queue, 8).await;

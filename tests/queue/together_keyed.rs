@@ -4,17 +4,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomically::queue::{Claim, Worker};
+use atomically::queue::{Claim, Queue, Worker};
 use atomically::{Error, Pessimistic, TransactorExt as _};
+use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{MySql, Pool, Postgres, Row as _};
 use tokio::sync::Barrier;
+use tokio::task::spawn_blocking;
 
 use crate::ordered::ordered;
 use crate::resend::through;
 use crate::support::proxy::Proxy;
+use crate::support::servers::Server;
 use crate::support::{TestBackend, eventually};
 use crate::together::barriers;
-use crate::worker::{noted, start, stopped, worker};
+use crate::worker::{LONG, noted, start, stopped, worker};
 use crate::{ask, claim_one, enqueue, queue};
 
 const KEYS: i64 = 6;
@@ -73,6 +76,8 @@ pub(crate) async fn handlers_of_different_keys_share_a_commit<DB: TestBackend>()
 /// The others of its batch make the next jobs of their keys due.
 pub(crate) async fn a_stale_claim_among_others_makes_no_job_due<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
+    // No renewal notices the loss while the handlers run.
+    let queue = queue.lease(LONG);
     for _ in 0..3 {
         let mut ids = Vec::new();
         for n in 0..2 * KEYS {
@@ -106,7 +111,7 @@ pub(crate) async fn a_stale_claim_among_others_makes_no_job_due<DB: TestBackend>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_completes_jobs_of_other_keys_while_a_key_is_locked() {
     let (pool, queue) = queue::<Postgres>(4).await;
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).deadline(LONG);
     let mut ids = Vec::new();
     for n in 0..KEYS {
         ids.push(enqueue(&pool, &queue, ordered(n, &format!("key {n}"))).await);
@@ -154,7 +159,11 @@ async fn page_requests(pool: &Pool<MySql>) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql_finds_the_next_job_of_a_key_without_reading_those_before_it() {
     const JOBS: i64 = 5_000;
-    let (pool, queue) = queue::<MySql>(4).await;
+    // The server counts the pages that all of its sessions read.
+    let server = spawn_blocking(Server::mariadb).await.expect("a server");
+    let pool = MySqlPoolOptions::new().max_connections(4).connect(server.url()).await.expect("a pool");
+    let queue = Queue::new("jobs", &pool).expect("a name");
+    queue.create_tables().await.expect("the tables");
     let db = Pessimistic::default().on(&pool);
     let jobs: Vec<_> = (0..JOBS).map(|n| ordered(n, "key")).collect();
     db.run(async |tx| queue.enqueue_many(tx, &jobs).await.map(drop)).await.expect("a commit");
@@ -169,7 +178,7 @@ async fn mysql_finds_the_next_job_of_a_key_without_reading_those_before_it() {
     ] {
         MySql::pool_execute(&pool, MySql::sql(&sql), &[]).await.expect("a change");
     }
-    // Other tests use the same server.
+    // The server reads pages for itself as well.
     let mut fewest = u64::MAX;
     for n in 0..5 {
         let claim = claim_one(&queue).await;

@@ -114,15 +114,16 @@ pub(crate) async fn each_job_has_its_effect_once_despite_a_killed_and_a_frozen_w
         "CREATE TABLE posted (parcel BIGINT NOT NULL, worker BIGINT NOT NULL, attempt BIGINT NOT NULL)",
     )
     .await;
-    let queue = Queue::new("parcels", &pool).expect("a name").lease(LEASE);
+    let queue = Queue::new("parcels", &pool).expect("a name");
     queue.create_tables().await.expect("the tables");
     let db = Pessimistic::default().on(&pool);
     let jobs: Vec<NewJob> = (1..=PARCELS).map(job).collect();
     db.run(async |tx: &mut Tx<DB>| queue.enqueue_many(tx, &jobs).await).await.expect("the jobs");
 
-    let frozen = claim_one(&queue).await;
+    let short = queue.clone().lease(LEASE);
+    let frozen = claim_one(&short).await;
     let first: i64 = frozen.payload().expect("a parcel");
-    let second = killed(&pool, &queue).await;
+    let second = killed(&pool, &short).await;
     complete_all(&pool, &queue).await;
 
     let error = post(&db, ANN, &frozen).await.expect_err("the job was done by another worker");
@@ -244,7 +245,7 @@ async fn relay<DB: TestBackend>(
 pub(crate) async fn a_message_is_stored_with_its_order_and_delivered_again_after_a_crash<DB: TestBackend>() {
     let pool = DB::pool(8).await;
     create(&pool, "CREATE TABLE orders (id BIGINT PRIMARY KEY)").await;
-    let outbox = Queue::new("outbox", &pool).expect("a name").lease(LEASE);
+    let outbox = Queue::new("outbox", &pool).expect("a name");
     outbox.create_tables().await.expect("the tables");
     let db = Pessimistic::default().on(&pool);
     let (wake, warehouse) = (Arc::new(Notify::new()), Warehouse::default());
@@ -252,7 +253,7 @@ pub(crate) async fn a_message_is_stored_with_its_order_and_delivered_again_after
     let first = db.run(async |tx: &mut Tx<DB>| place(tx, &outbox, &wake, 1, 3).await).await.expect("order 1");
     let refused = db.run(async |tx: &mut Tx<DB>| place(tx, &outbox, &wake, 2, 100).await).await;
     assert!(matches!(refused, Err(OrderError::OutOfStock)), "{refused:?}");
-    killed_relay(&outbox, &warehouse).await;
+    killed_relay(&outbox.clone().lease(LEASE), &warehouse).await;
     assert_eq!(warehouse.look().0, [(first, 1)]);
 
     let third = db.run(async |tx: &mut Tx<DB>| place(tx, &outbox, &wake, 3, 2).await).await.expect("order 3");

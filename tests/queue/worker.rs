@@ -18,6 +18,9 @@ use crate::{ask, claim_one, effects, enqueue, job, queue, take_over, write_ledge
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// A lease that is renewed soon, and that does not expire before on a busy machine.
+pub(crate) const RENEWED: Duration = Duration::from_secs(12);
+
 pub(crate) type Events = Arc<Mutex<Vec<String>>>;
 
 /// Returns a worker with a short poll interval and a long grace period, and the events that it reports.
@@ -164,7 +167,7 @@ pub(crate) async fn a_job_that_always_fails_is_dead_in_the_end<DB: TestBackend>(
 pub(crate) async fn leases_are_extended<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     enqueue(&pool, &queue, job(1)).await;
-    let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
+    let (worker, events) = worker(&queue.clone().lease(RENEWED));
     let finish = Arc::new(Notify::new());
     let finished = finish.clone();
     let (stop, running) = start(worker.handlers(1), move |_| {
@@ -216,7 +219,7 @@ async fn begun<DB: TestBackend>(
 pub(crate) async fn a_lost_lease_cancels_its_handler<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1)).await;
-    let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
+    let (worker, events) = worker(&queue.clone().lease(RENEWED));
     let (stop, running, dropped) = begun(worker, id).await;
     let heir = take_over(&pool, &queue).await;
     assert_eq!(heir.token(), 2);

@@ -159,7 +159,7 @@ pub(crate) async fn purges_repeat_until_shutdown<DB: TestBackend>() {
         !passes.is_empty()
     })
     .await;
-    assert_eq!(passes, [(PurgedTable::Keys, Some(0))]);
+    assert!(passes.iter().all(|pass| *pass == (PurgedTable::Keys, Some(0))), "{passes:?}");
     change(&pool, expired_key::<DB>()).await;
     eventually(true, async || {
         passes.extend(notes.take());

@@ -21,7 +21,8 @@ use crate::{Database, database, seats};
 const TASKS: usize = 8;
 const ROUNDS: i64 = 5;
 
-/// Runs the unit of `$increment` in several tasks at once, and checks the sum. All tasks begin together.
+/// Runs the unit of `$increment` in several tasks at once, and checks the sum. If they have to meet
+/// conflicts, all of them have read before the first one writes.
 macro_rules! exact {
     ($test:ident, $strategy:expr, $increment:ident, $meets_conflicts:expr) => {
         pub(crate) async fn $test<DB: Database>() {
@@ -32,10 +33,11 @@ macro_rules! exact {
                 let (db, barrier, attempts) = (db.clone(), barrier.clone(), attempts.clone());
                 tokio::spawn(async move {
                     barrier.wait().await;
-                    for _ in 0..ROUNDS {
+                    for round in 0..ROUNDS {
                         let unit = async |tx: &mut Tx<DB>| {
                             attempts.fetch_add(1, SeqCst);
-                            $increment(tx).await
+                            let meets = $meets_conflicts && round == 0 && tx.attempt() == 1;
+                            $increment(tx, meets.then_some(&*barrier)).await
                         };
                         db.run(unit).await.expect("an increment");
                     }
@@ -72,10 +74,17 @@ fn is_sqlite<DB: Database>() -> bool {
     DB::BACKEND == DbBackend::Sqlite
 }
 
+async fn meet(barrier: Option<&Barrier>) {
+    if let Some(barrier) = barrier {
+        barrier.wait().await;
+    }
+}
+
 /// The row is read with the lock of the strategy, and written back.
-async fn read_and_write<DB: Database>(tx: &mut Tx<DB>) -> Result<(), DbErr> {
+async fn read_and_write<DB: Database>(tx: &mut Tx<DB>, all_have_read: Option<&Barrier>) -> Result<(), DbErr> {
     let orm = tx.sea_orm();
     let event = orm.for_update(event::Entity::find_by_id(1)).one(&orm).await?.expect("the event");
+    meet(all_have_read).await;
     let seats = event.seats + 1;
     let mut event = event.into_active_model();
     event.seats = Set(seats);
@@ -84,9 +93,13 @@ async fn read_and_write<DB: Database>(tx: &mut Tx<DB>) -> Result<(), DbErr> {
 }
 
 /// The same with a check of the version.
-async fn read_and_write_versioned<DB: Database>(tx: &mut Tx<DB>) -> Result<(), DbErr> {
+async fn read_and_write_versioned<DB: Database>(
+    tx: &mut Tx<DB>,
+    all_have_read: Option<&Barrier>,
+) -> Result<(), DbErr> {
     let orm = tx.sea_orm();
     let event = orm.for_update(event::Entity::find_by_id(1)).one(&orm).await?.expect("the event");
+    meet(all_have_read).await;
     let seats = event.seats + 1;
     let mut event = event.into_active_model();
     event.seats = Set(seats);
@@ -95,7 +108,7 @@ async fn read_and_write_versioned<DB: Database>(tx: &mut Tx<DB>) -> Result<(), D
 }
 
 /// One statement computes the new value.
-async fn one_statement<DB: Database>(tx: &mut Tx<DB>) -> Result<(), DbErr> {
+async fn one_statement<DB: Database>(tx: &mut Tx<DB>, _: Option<&Barrier>) -> Result<(), DbErr> {
     let orm = tx.sea_orm();
     event::Entity::update_many()
         .col_expr(event::Column::Seats, Expr::col(event::Column::Seats).add(1))

@@ -17,7 +17,10 @@ pub(crate) struct Outage {
     /// In microseconds since 1970, like the timestamps of the queue.
     from: i64,
     to: Option<i64>,
-    /// Since the start of the storm.
+    /// Since the start of the storm, like the other times: when it began.
+    began: Duration,
+    /// From when on the server may respond: somewhat before the test knows that it does.
+    may_respond: Duration,
     pub(crate) ended: Duration,
 }
 
@@ -55,7 +58,15 @@ impl Clock {
     }
 
     pub(crate) fn outage_begins(&self, what: &'static str) {
-        self.lock().push(Outage { what, from: now(), to: None, ended: Duration::ZERO });
+        let (began, zero) = (self.elapsed(), Duration::ZERO);
+        self.lock().push(Outage { what, from: now(), to: None, began, may_respond: zero, ended: zero });
+    }
+
+    /// The server is about to be started again, or to go on.
+    pub(crate) fn server_may_respond(&self) {
+        if let Some(last) = self.lock().last_mut() {
+            last.may_respond = self.elapsed();
+        }
     }
 
     pub(crate) fn outage_ends(&self) {
@@ -91,12 +102,12 @@ impl Clock {
         committed as f64 / (SLICE * slices.len() as u32).as_secs_f64()
     }
 
-    /// How many calls were committed well within an outage. Its first moments do not count: on a busy
-    /// machine, responses from before the outage reach callers late.
+    /// How many calls were committed while the server could not respond. The first moments do not count: on a
+    /// busy machine, responses from before the outage reach callers late.
     pub(crate) fn committed_during(&self, outage: &Outage) -> u64 {
-        let late = Duration::from_secs(1).min(outage.length() / 2);
-        let from = slice(outage.ended.saturating_sub(outage.length()) + late) + 1;
-        let slices = from..slice(outage.ended).saturating_sub(1).max(from);
+        let late = Duration::from_secs(1).min(outage.may_respond.saturating_sub(outage.began) / 2);
+        let from = slice(outage.began + late) + 1;
+        let slices = from..slice(outage.may_respond).max(from);
         self.committed[slices].iter().map(|slice| slice.load(Relaxed)).sum()
     }
 

@@ -22,7 +22,7 @@ enum Trouble {
 fn script(total: Duration) -> Vec<(Duration, Trouble)> {
     let seconds = Duration::from_secs;
     let script = if total < seconds(60) {
-        vec![(0.25, Trouble::Kill(seconds(1))), (0.5, Trouble::Freeze(seconds(2)))]
+        vec![(0.25, Trouble::Kill(seconds(2))), (0.5, Trouble::Freeze(seconds(2)))]
     } else {
         vec![
             (0.2, Trouble::Kill(seconds(3))),
@@ -53,12 +53,14 @@ fn happen(server: &mut Server, trouble: Trouble, clock: &Clock) {
             server.kill();
             clock.outage_begins("killed");
             thread::sleep(down);
+            clock.server_may_respond();
             server.restart();
         }
         Trouble::Freeze(time) => {
             let frozen = server.freeze();
             clock.outage_begins("frozen");
             thread::sleep(time);
+            clock.server_may_respond();
             drop(frozen);
         }
     }

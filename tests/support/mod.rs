@@ -25,7 +25,7 @@ pub(crate) use test_servers as servers;
 /// one that it has waited for.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) async fn at_one_moment<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
-    let db = Serializable::default().on(pool).attempts(1_000);
+    let db = Serializable::default().on(pool).attempts(1_000).deadline(Duration::from_secs(60));
     let read = async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::fetch(tx, DB::sql(sql), &[]).await?);
     db.run(read).await.expect("a number")
 }

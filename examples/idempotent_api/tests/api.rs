@@ -56,7 +56,7 @@ async fn bad_requests_are_refused_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_is_being_served_is_a_conflict() {
-    let api = Api::start();
+    let api = Api::start_impatient();
     let mut other = SqliteConnection::connect(&api.file()).await.expect("the file");
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("the right to write");
     let answer = api.post("k", TEA).await;
@@ -122,7 +122,7 @@ async fn database_errors_are_logged_and_not_sent_to_the_client() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_database_is_a_temporary_error() {
-    let api = Api::start();
+    let api = Api::start_impatient();
     let tag = api.post("k", TEA).await.header("ETag").to_owned();
     let mut other = SqliteConnection::connect(&api.file()).await.expect("the file");
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("the right to write");

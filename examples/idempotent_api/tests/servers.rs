@@ -11,7 +11,8 @@ const MORE_TEA: &str = r#"{"item": "tea", "quantity": 3}"#;
 
 /// Places an order, changes it, and waits until the key is purged.
 async fn serves(url: &str) {
-    let api = Api::start_on(url, &["--keep", "1", "--purge-every", "1"]);
+    // Both requests arrive before the key expires.
+    let api = Api::start_on(url, &["--keep", "5", "--purge-every", "1"]);
     let answers = tokio::join!(api.post("k", TEA), api.post("k", TEA));
     for answer in [&answers.0, &answers.1] {
         assert_eq!((answer.status, answer.header("Location")), (StatusCode::CREATED, "/orders/1"));

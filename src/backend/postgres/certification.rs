@@ -12,7 +12,7 @@ use crate::backend::certification::{
 };
 
 /// How long a notification may take.
-const NOTIFICATION_PATIENCE: Duration = Duration::from_secs(2);
+const NOTIFICATION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The limit keeps a script from hanging, and the id is that of the server connection behind a pooler.
 macro_rules! level {

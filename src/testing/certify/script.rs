@@ -15,7 +15,8 @@ use crate::failure::Failure;
 pub(super) const T1: usize = 0;
 pub(super) const T2: usize = 1;
 
-/// How long a transaction that waited is given to notice that it can go on, each time another one has moved.
+/// How long a transaction that waited is given to notice that it can go on, each time another one has moved,
+/// if the server does not report waits.
 const GRACE: Duration = Duration::from_millis(40);
 
 /// An anomaly, with steps that are ordered so that the results alone show whether it happened, whichever
@@ -72,7 +73,8 @@ impl<DB: Backend> ScriptPlayer<DB> {
         let (mut progress, watch) = (false, lab.watch_on(self.node));
         loop {
             let answer = if self.current.is_some() {
-                self.session.poll(watch, GRACE).await?
+                let patience = self.session.patience(watch, GRACE).await;
+                self.session.poll(watch, patience).await?
             } else {
                 let Some(next) = self.to_do.pop_front() else { return Ok(progress) };
                 self.current = Some(next.clone());

@@ -24,6 +24,9 @@ const POLL_AFTER: Duration = Duration::from_millis(15);
 /// A statement that takes longer waits for a lock, if the server does not report waits.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// The same if it does: a wait is reported long before, and a statement may be slow on a busy server.
+const PATIENCE_WITH_REPORTS: Duration = Duration::from_secs(5);
+
 /// The answer to a statement, or to several in one text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LabAnswer {
@@ -175,7 +178,16 @@ impl<DB: Backend> LabSession<DB> {
         watch: &LockWatch<DB>,
     ) -> Result<Option<LabAnswer>, CheckObstacle> {
         self.start(sql)?;
-        self.poll(watch, PATIENCE).await
+        self.poll(watch, self.patience(watch, PATIENCE).await).await
+    }
+
+    /// Returns after how long a statement without an answer counts as one that waits: `otherwise`, unless the
+    /// server reports waits.
+    pub(super) async fn patience(&self, watch: &LockWatch<DB>, otherwise: Duration) -> Duration {
+        match self.id {
+            Some(id) if watch.reports(id).await => PATIENCE_WITH_REPORTS,
+            _ => otherwise,
+        }
     }
 
     /// Returns the answer to the statement that waits, or `None` if it still waits.
@@ -223,7 +235,7 @@ impl<DB: Backend> LabSession<DB> {
         let sql = self.waiting.clone().unwrap_or_default();
         let start = Instant::now();
         loop {
-            if let Some(answer) = self.poll(watch, PATIENCE).await? {
+            if let Some(answer) = self.poll(watch, self.patience(watch, PATIENCE).await).await? {
                 return Ok(answer);
             }
             if start.elapsed() > ANSWER_LIMIT || self.waiting.is_none() {

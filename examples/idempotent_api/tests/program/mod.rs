@@ -15,6 +15,10 @@ use sqlx::{Connection as _, SqliteConnection};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+/// The deadline of a request, in milliseconds: longer than one takes on a busy machine.
+const PATIENT: &str = "20000";
+const IMPATIENT: &str = "2000";
+
 /// A running program, which ends when this is dropped.
 pub(crate) struct Api {
     child: Child,
@@ -60,21 +64,30 @@ impl Api {
 
     /// On a SQLite file of its own.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_on_file(PATIENT, arguments)
+    }
+
+    /// With requests that soon give up.
+    pub(crate) fn start_impatient() -> Self {
+        Self::start_on_file(IMPATIENT, &[])
+    }
+
+    fn start_on_file(deadline: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("orders.db");
         let arguments = [&["--database", file.to_str().expect("text")], arguments].concat();
-        Self::start_in(directory, &arguments)
+        Self::start_in(directory, deadline, &arguments)
     }
 
     /// On the database of a server.
     pub(crate) fn start_on(url: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        Self::start_in(directory, &[&["--database-url", url], arguments].concat())
+        Self::start_in(directory, PATIENT, &[&["--database-url", url], arguments].concat())
     }
 
-    fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
+    fn start_in(directory: TempDir, deadline: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_idempotent_api"))
-            .args(["--listen", "127.0.0.1:0", "--deadline", "2000"])
+            .args(["--listen", "127.0.0.1:0", "--deadline", deadline])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -100,7 +100,7 @@ async fn notifications<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     };
     match arrives.await {
         Ok(true) => held("a notification arrived"),
-        Ok(false) => not_held("no notification arrived within two seconds"),
+        Ok(false) => not_held("no notification arrived within ten seconds"),
         Err(error) => {
             let failure = failure_or_other::<DB>(&error);
             match failure.code() {
