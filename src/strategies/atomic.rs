@@ -71,8 +71,9 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// retried.
     ///
     /// If other code of the program has begun a transaction with a text of its own and returned the
-    /// connection to the pool, the statement becomes a part of that transaction: it is reported as stored, and
-    /// is not committed. To find out would take another round trip. sqlx's `begin` leaves no such connection.
+    /// connection to the pool, the statement becomes a part of that transaction: it is reported as stored,
+    /// and is not committed. To find out would take another round trip. sqlx's `begin` leaves no such
+    /// connection.
     ///
     /// # Why under `Atomic` only?
     ///
