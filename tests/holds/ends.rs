@@ -226,7 +226,7 @@ where
 
 /// A hold of one seat of event 1 whose time is over, and a buyer who confirmed it in time and is about to
 /// commit.
-async fn expired_during_its_confirmation<DB: TestBackend>(
+pub(crate) async fn expired_during_its_confirmation<DB: TestBackend>(
     db: &PoolTransactor<DB, Pessimistic>,
     holds: &Holds<DB, i64>,
 ) -> (Hold<DB, i64>, JoinHandle<Result<Confirmation, Error>>, oneshot::Sender<()>)

@@ -7,6 +7,7 @@ mod outcomes;
 mod reports;
 mod schedules;
 mod storms;
+mod sweeps;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -90,6 +91,7 @@ mod on_servers {
             ends::a_hold_that_is_being_confirmed_delays_no_other_caller,
             ends::a_hold_that_expires_during_its_confirmation_stays_with_its_buyer,
             ends::a_second_confirmation_waits_for_the_first_even_after_the_expiry,
+            sweeps::a_hold_whose_confirmation_commits_during_a_sweep_is_not_given_back,
         ]
     }
 }
