@@ -46,7 +46,9 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
     ///
     /// A confirmation is possible until the hold expires, by the database's clock at this statement. From
     /// then on until the transaction ends, the amount cannot be given back. A second confirmation waits for
-    /// the end of that transaction, even if the hold has expired by then.
+    /// the end of that transaction, even if the hold has expired by then. To find this out, a confirmation
+    /// that comes too late locks the hold as well: until its transaction ends, the amount is not given back,
+    /// and a caller who would need it is refused.
     ///
     /// Above READ COMMITTED, MySQL and MariaDB lock the gaps beside the hold's rows as well: until the
     /// transaction ends, some new holds wait.

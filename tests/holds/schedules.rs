@@ -20,7 +20,8 @@ const SOLD: &str = "SELECT CAST(CASE WHEN COUNT(*) = (SELECT COUNT(*) FROM ticke
 
 const TICKETS: &str = "SELECT COUNT(*) FROM ticket";
 
-/// No caller is refused because of a hold that has expired, whoever gives it back.
+/// No caller is refused because of a hold that has expired, whoever gives it back, unless a transaction has
+/// locked it in order to confirm or release it.
 const HELD_BY_THE_OTHER: &str = "SELECT COUNT(*) FROM atomically_hold WHERE expires_at > 1";
 
 /// A time at which a hold has expired long ago.
@@ -71,7 +72,8 @@ where
         let mut explored = explored;
         if expires_at == EXPIRED {
             explored = explored.expect("tickets", 0_i64, |pool| ask(pool, TICKETS));
-            if actions.contains(&Action::Hold) && !actions.contains(&Action::Release) {
+            let locks = |action: &Action| [Action::Confirm, Action::Release].contains(action);
+            if actions.contains(&Action::Hold) && !actions.iter().any(locks) {
                 explored = explored.expect("seats of the other", 1_i64, |pool| ask(pool, HELD_BY_THE_OTHER));
             }
         } else if actions == [Action::Confirm; 2] {
