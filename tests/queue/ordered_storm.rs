@@ -69,7 +69,8 @@ async fn calm<DB: TestBackend>() -> TestPool<DB> {
 }
 
 async fn enqueue_portion<DB: TestBackend>(pool: &Pool<DB>, numbers: std::ops::Range<i64>) {
-    let (queue, db) = (storm_queue(pool), Pessimistic::default().on(pool));
+    // The workers lock the same keys all the time.
+    let (queue, db) = (storm_queue(pool), Pessimistic::default().on(pool).deadline(Duration::from_secs(120)));
     let ordered = |n: i64| job(n).in_order_of(format!("key {}", n % KEYS)).expect("a key");
     let jobs: Vec<NewJob> = numbers.map(ordered).collect();
     db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
