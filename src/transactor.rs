@@ -33,7 +33,7 @@ pub use extension::{TransactorExt, With};
 pub use failover::Failover;
 pub use on_rows::{OnRows, Reading, RowKeys};
 pub use options::Options;
-pub(crate) use output::AttemptValues;
+pub(crate) use output::UnitOutput;
 pub use pool::PoolTransactor;
 
 /// A unit of work, as a [`Transactor`] runs it: one transaction, retried until it commits.

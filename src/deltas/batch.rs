@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::backend::{Backend, Key};
 use crate::batching::{Found, NumbersRead, aborted};
 use crate::error::Error;
-use crate::transactor::{AttemptValues, Decision, Ended, Unit};
+use crate::transactor::{Decision, Ended, Unit, UnitOutput};
 use crate::tx::{RowRequest, Tx};
 
 use super::{AdditionCall, DeltaOutcome, Settings};
@@ -23,13 +23,12 @@ type Outcomes = Vec<Option<Result<DeltaOutcome, Error>>>;
 pub(super) struct Batch<'a, K> {
     settings: &'a Settings,
     calls: Vec<AdditionCall<K>>,
-    outcomes: AttemptValues<Outcomes>,
-    error: Option<Error>,
+    output: UnitOutput<Outcomes, Error>,
 }
 
 impl<'a, K> Batch<'a, K> {
     pub(super) fn new(settings: &'a Settings, calls: Vec<AdditionCall<K>>) -> Self {
-        Self { settings, calls, outcomes: AttemptValues::new(), error: None }
+        Self { settings, calls, output: UnitOutput::new() }
     }
 
     /// Returns the calls with their results, or the calls with the error that they all share, without those
@@ -38,39 +37,29 @@ impl<'a, K> Batch<'a, K> {
         self,
         ended: Result<Ended, Error>,
     ) -> Result<CallResults<K>, (Vec<AdditionCall<K>>, Error)> {
-        let error = match (ended, self.outcomes.into_stored(), self.error) {
-            (Ok(Ended::Committed), Some(outcomes), _) => {
+        match self.output.end(ended) {
+            Ok(outcomes) => {
                 let results = self.calls.into_iter().zip(outcomes);
-                return Ok(results.filter_map(|(call, outcome)| Some((call, outcome?))).collect());
+                Ok(results.filter_map(|(call, outcome)| Some((call, outcome?))).collect())
             }
-            (Ok(Ended::RolledBack), _, Some(error)) | (Err(error), ..) => error,
-            (Ok(_), ..) => Error::transactor_broke_its_contract(),
-        };
-        Err((self.calls.into_iter().filter(AdditionCall::is_wanted).collect(), error))
+            Err(error) => Err((self.calls.into_iter().filter(AdditionCall::is_wanted).collect(), error)),
+        }
     }
 }
 
 #[async_trait]
 impl<DB: Backend, K: Key<DB>> Unit<DB> for Batch<'_, K> {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        match self.apply(tx).await {
-            Ok(outcomes) => {
-                self.outcomes.store(outcomes);
-                Decision::Commit
-            }
-            Err(error) => {
-                self.error = Some(error);
-                Decision::RollBack
-            }
-        }
+        let outcomes = self.apply(tx).await;
+        self.output.store(outcomes)
     }
 
     fn commit_is_unknown(&mut self, attempt: u32) {
-        self.outcomes.commit_is_unknown(attempt);
+        self.output.commit_is_unknown(attempt);
     }
 
     fn commit_was_found(&mut self, attempt: u32) {
-        self.outcomes.commit_was_found(attempt);
+        self.output.commit_was_found(attempt);
     }
 
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {

@@ -13,7 +13,7 @@ use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
 use crate::batching::{NumbersRead, sums};
 use crate::error::Error;
-use crate::transactor::{AttemptValues, Decision, Ended, Unit};
+use crate::transactor::{Decision, Ended, Unit, UnitOutput};
 use crate::tx::{RowRequest, Tx};
 
 /// The result of a request.
@@ -41,8 +41,7 @@ type Results<K> = Vec<(HoldCall<K>, Result<HoldResult, Error>)>;
 pub(super) struct Taking<'a, K> {
     settings: &'a HoldSettings,
     calls: Vec<HoldCall<K>>,
-    taken: AttemptValues<TakenHolds>,
-    error: Option<Error>,
+    output: UnitOutput<TakenHolds, Error>,
 }
 
 /// What an attempt has taken.
@@ -63,46 +62,36 @@ pub(super) struct Committed<K> {
 
 impl<'a, K> Taking<'a, K> {
     pub(super) fn new(settings: &'a HoldSettings, calls: Vec<HoldCall<K>>) -> Self {
-        Self { settings, calls, taken: AttemptValues::new(), error: None }
+        Self { settings, calls, output: UnitOutput::new() }
     }
 
     /// Returns the calls with their results, or the calls with the error that they all share, without those
     /// that were withdrawn.
     pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Committed<K>, (Vec<HoldCall<K>>, Error)> {
-        let error = match (ended, self.taken.into_stored(), self.error) {
-            (Ok(Ended::Committed), Some(TakenHolds { results, expired }), _) => {
+        match self.output.end(ended) {
+            Ok(TakenHolds { results, expired }) => {
                 let results = self.calls.into_iter().zip(results);
                 let results = results.filter_map(|(call, result)| Some((call, result?))).collect();
-                return Ok(Committed { results, expired });
+                Ok(Committed { results, expired })
             }
-            (Ok(Ended::RolledBack), _, Some(error)) | (Err(error), ..) => error,
-            (Ok(_), ..) => Error::transactor_broke_its_contract(),
-        };
-        Err((self.calls.into_iter().filter(HoldCall::is_wanted).collect(), error))
+            Err(error) => Err((self.calls.into_iter().filter(HoldCall::is_wanted).collect(), error)),
+        }
     }
 }
 
 #[async_trait]
 impl<DB: Backend, K: HoldKey<DB>> Unit<DB> for Taking<'_, K> {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        match self.apply(tx).await {
-            Ok(taken) => {
-                self.taken.store(taken);
-                Decision::Commit
-            }
-            Err(error) => {
-                self.error = Some(error);
-                Decision::RollBack
-            }
-        }
+        let taken = self.apply(tx).await;
+        self.output.store(taken)
     }
 
     fn commit_is_unknown(&mut self, attempt: u32) {
-        self.taken.commit_is_unknown(attempt);
+        self.output.commit_is_unknown(attempt);
     }
 
     fn commit_was_found(&mut self, attempt: u32) {
-        self.taken.commit_was_found(attempt);
+        self.output.commit_was_found(attempt);
     }
 
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {

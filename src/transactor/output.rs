@@ -6,60 +6,60 @@ use crate::tx::UnitError;
 
 /// A value of each attempt that may be stored: of the last one, and of those whose commit is unknown.
 #[derive(Debug)]
-pub(crate) struct AttemptValues<T> {
+struct AttemptValues<T> {
     last: Option<T>,
     /// With the numbers of the attempts.
     unknown: Vec<(u32, T)>,
 }
 
 impl<T> AttemptValues<T> {
-    pub(crate) const fn new() -> Self {
+    const fn new() -> Self {
         Self { last: None, unknown: Vec::new() }
     }
 
     /// Stores the value of an attempt that is to be committed.
-    pub(crate) fn store(&mut self, value: T) {
+    fn store(&mut self, value: T) {
         self.last = Some(value);
     }
 
     /// See [`Unit::commit_is_unknown`](super::Unit::commit_is_unknown).
-    pub(crate) fn commit_is_unknown(&mut self, attempt: u32) {
+    fn commit_is_unknown(&mut self, attempt: u32) {
         if let Some(value) = self.last.take() {
             self.unknown.push((attempt, value));
         }
     }
 
     /// See [`Unit::commit_was_found`](super::Unit::commit_was_found).
-    pub(crate) fn commit_was_found(&mut self, attempt: u32) {
+    fn commit_was_found(&mut self, attempt: u32) {
         if let Some(position) = self.unknown.iter().position(|(number, _)| *number == attempt) {
             self.last = Some(self.unknown.swap_remove(position).1);
         }
     }
 
     /// Returns the value of the attempt that is stored, after the run has ended as committed.
-    pub(crate) fn into_stored(self) -> Option<T> {
+    fn into_stored(self) -> Option<T> {
         self.last
     }
 }
 
-/// The values and the last error of a closure.
+/// The values and the last error of a closure, or of another unit of work.
 ///
 /// # Why both?
 ///
 /// An attempt whose commit was not acknowledged may turn out to be stored after a later attempt has failed:
 /// nodes of a cluster do not wait for each other's locks. The value is then that of the earlier attempt.
-pub(super) struct UnitOutput<T, E> {
+pub(crate) struct UnitOutput<T, E> {
     values: AttemptValues<T>,
     error: Option<E>,
 }
 
 impl<T, E> UnitOutput<T, E> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { values: AttemptValues::new(), error: None }
     }
 
     /// Stores what an attempt has returned, and returns the decision about its transaction.
-    pub(super) fn store(&mut self, output: Result<T, E>) -> Decision {
+    pub(crate) fn store(&mut self, output: Result<T, E>) -> Decision {
         match output {
             Ok(value) => {
                 self.values.store(value);
@@ -72,16 +72,16 @@ impl<T, E> UnitOutput<T, E> {
         }
     }
 
-    pub(super) fn commit_is_unknown(&mut self, attempt: u32) {
+    pub(crate) fn commit_is_unknown(&mut self, attempt: u32) {
         self.values.commit_is_unknown(attempt);
     }
 
-    pub(super) fn commit_was_found(&mut self, attempt: u32) {
+    pub(crate) fn commit_was_found(&mut self, attempt: u32) {
         self.values.commit_was_found(attempt);
     }
 
     /// Returns the output of a run that has ended like this.
-    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<T, E>
+    pub(crate) fn end(self, ended: Result<Ended, Error>) -> Result<T, E>
     where
         E: UnitError,
     {

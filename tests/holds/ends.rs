@@ -269,8 +269,8 @@ where
     assert_eq!(seats(&pool, 1).await, 49);
 }
 
-/// The buyer's client was not told of the first confirmation, whose COMMIT is under way, and sends the
-/// request again. The response cannot be that the hold was lost.
+/// The server has not responded yet to the COMMIT of the first confirmation, and the buyer's client sends the
+/// request again. The response must not be that the hold was lost.
 pub(crate) async fn a_second_confirmation_waits_for_the_first_even_after_the_expiry<DB: TestBackend>()
 where
     i64: HoldKey<DB>,

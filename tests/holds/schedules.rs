@@ -20,8 +20,8 @@ const SOLD: &str = "SELECT CAST(CASE WHEN COUNT(*) = (SELECT COUNT(*) FROM ticke
 
 const TICKETS: &str = "SELECT COUNT(*) FROM ticket";
 
-/// No caller is refused because of a hold that has expired, whoever gives it back, unless a transaction has
-/// locked it in order to confirm or release it.
+/// An expired hold, which any caller may give back, is no reason to refuse a caller, unless a transaction
+/// has locked it in order to confirm or release it.
 const HELD_BY_THE_OTHER: &str = "SELECT COUNT(*) FROM atomically_hold WHERE expires_at > 1";
 
 /// A time at which a hold has expired long ago.
@@ -137,9 +137,8 @@ fn preemptions_with_sweep<DB: TestBackend>(actions: &[Action]) -> Option<usize> 
     (DB::NAME != "SQLite" && is_large).then_some(FEW)
 }
 
-/// Everything that can happen to a hold, in every interleaving. On 2 busy cores these were 5507 schedules in
-/// 6 minutes on PostgreSQL 15, and 9691 in 8 minutes on MariaDB 10.11, without a counterexample, and none of
-/// them diverged. On SQLite they are 36.
+/// Everything that can happen to a hold, in every interleaving. This takes minutes on a server. On SQLite it
+/// is 36 schedules.
 pub(crate) async fn every_schedule_of_hold_confirm_expire_and_release<DB: TestBackend>()
 where
     i64: HoldKey<DB>,
