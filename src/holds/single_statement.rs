@@ -8,7 +8,7 @@ use futures_core::future::BoxFuture;
 
 use super::request::HoldRequest;
 use super::settings::HoldSettings;
-use super::sql::{HoldId, HoldIds};
+use super::sql::HoldId;
 use super::taking::{HoldResult, micros};
 use super::{HoldCall, HoldKey, HoldTransactor};
 use crate::backend::{
@@ -115,7 +115,7 @@ impl<DB: Backend, K: HoldKey<DB>, R: FnOnce(usize) + Send> StatementBatch<DB> fo
     /// Sums the calls for a single row.
     fn sum(&mut self) {
         self.sums.clear();
-        (self.first_id, self.tokens) = HoldIds::batch(self.calls.len());
+        (self.first_id, self.tokens) = HoldId::batch(self.calls.len());
         for (key, amount) in self.calls.iter().filter_map(single) {
             let sum = self.sums.entry(key.clone()).or_insert(Some(0));
             *sum = sum.and_then(|sum| sum.checked_add(amount));

@@ -5,7 +5,10 @@
 //! A hold has one row of `atomically_hold` for each row from which it has taken an amount, and all of them
 //! change together. The statements name the table without a prefix, which is added where they are sent.
 
-use rand::RngExt as _;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rand::{Rng, RngExt as _};
 
 use crate::backend::{Backend, required};
 use crate::error::Error;
@@ -52,26 +55,27 @@ pub(super) struct HoldId {
     pub(super) token: i64,
 }
 
-/// Ids for the holds of a batch. They begin at a random number, and follow one another, so that the batch is
-/// stored in one place of the index.
-#[derive(Debug)]
-pub(super) struct HoldIds(i64);
+/// The next id of this process. The first one is random, and the others follow it, so that new holds are stored
+/// side by side in the index: with random ids, each batch would change another page of it.
+static NEXT_ID: LazyLock<AtomicI64> =
+    LazyLock::new(|| AtomicI64::new(rand::rng().random_range(1..=i64::MAX >> 1)));
 
-impl HoldIds {
+impl HoldId {
+    /// Returns an id that no other hold has, and a random token.
     pub(super) fn new() -> Self {
-        Self(rand::rng().random_range(1..=i64::MAX >> 1))
+        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), token: token(&mut rand::rng()) }
     }
 
-    /// Returns the first of some ids, and a token for each.
+    /// Returns the first of some ids that follow one another, and a token for each.
     pub(super) fn batch(count: usize) -> (i64, Vec<i64>) {
-        let (mut ids, mut random) = (Self::new(), rand::rng());
-        (ids.next().id, (0..count).map(|_| random.random_range(1..=i64::MAX)).collect())
+        let first = NEXT_ID.fetch_add(count as i64, Ordering::Relaxed);
+        let mut random = rand::rng();
+        (first, (0..count).map(|_| token(&mut random)).collect())
     }
+}
 
-    pub(super) fn next(&mut self) -> HoldId {
-        self.0 += 1;
-        HoldId { id: self.0, token: rand::rng().random_range(1..=i64::MAX) }
-    }
+fn token(random: &mut impl Rng) -> i64 {
+    random.random_range(1..=i64::MAX)
 }
 
 /// A hold to be stored.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::request::HoldRequest;
 use super::settings::HoldSettings;
-use super::sql::{HoldId, HoldIds, HoldSql, MAX_HOLDS, NewHold};
+use super::sql::{HoldId, HoldSql, MAX_HOLDS, NewHold};
 use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
 use crate::batching::{NumbersRead, sums};
@@ -109,13 +109,13 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         let numbers = self.settings.numbers::<DB>();
         let NumbersRead { found, also: locked_at } = numbers.lock(tx, &self.wanted_keys()).await?;
         let mut rows = LockedNumbers { left: found.clone(), taken: BTreeMap::new(), short: BTreeSet::new() };
-        let (mut holds, mut ids) = (Vec::new(), HoldIds::new());
+        let mut holds = Vec::new();
         // While the batch waited for locks, callers may have given up. From here on, they cannot.
         for call in &mut self.calls {
             let result = call.take().then(|| match rows.take(&call.request, self.settings.floor) {
                 Ok(Some(refused)) => Ok(refused),
                 Ok(None) => {
-                    let id = ids.next();
+                    let id = HoldId::new();
                     holds.push((taken.results.len(), id, call.request.clone()));
                     Ok(HoldResult::Held { id, expires_at: 0 })
                 }

@@ -35,11 +35,12 @@ pub(super) fn statement<K: Key<Postgres>>(
     let name = literal(records.name);
     // A batch often holds the same of each row for each caller, so the values of a group are sent once. The
     // condition is a CASE so that the places are looked up in a hash table: a join would compare each group
-    // with each row, because the settings allow no hash join.
+    // with each row, because the settings allow no hash join. The time is a subquery so that it is computed
+    // once, and not for each hold.
     let insert = records.schema.everywhere_in("INSERT INTO atomically_hold")
         + &format!(
             " (id, part, token, target, row_key, amount, expires_at) \
-             SELECT first_id + number - first, 0, ($5)[number], {name}, row_key, amount, {NOW} + ttl \
+             SELECT first_id + number - first, 0, ($5)[number], {name}, row_key, amount, (SELECT {NOW}) + ttl \
              FROM ROWS FROM (unnest($6), unnest($7), unnest($8), unnest($9), unnest($10), unnest($11), \
                  unnest($12)) AS hold (place, first_id, first, last, row_key, amount, ttl), \
                  generate_series(first, last) AS number \
