@@ -20,6 +20,7 @@ mod single_statement;
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Spent};
 use crate::failure::{Failure, FailureKind};
+use crate::transactor::Options;
 use crate::tx::{holds_connection_of, nested, unreachable_since};
 
 use batcher::{Batcher, Shared};
@@ -46,6 +47,10 @@ pub(crate) struct BatchLimits {
     pub(crate) capacity: usize,
     /// The maximum number of batches that run at the same time.
     pub(crate) max_batches: usize,
+}
+
+impl BatchLimits {
+    pub(crate) const DEFAULT: Self = Self { capacity: 10_000, max_batches: 2 };
 }
 
 /// Collects calls for a runner. Clones share the batches.
@@ -124,9 +129,38 @@ fn unknown(why: &str) -> Error {
     Error::failed(Failure::new(FailureKind::CommitUnknown, why), None)
 }
 
+/// Runs calls in a transaction, and in halves if the database refuses some of them.
+///
+/// `transact` completes the calls, and returns those to run again. If its transaction fails, it returns the
+/// calls with the error.
+pub(crate) async fn run_in_parts<K, Q, O, F>(
+    calls: Vec<Call<K, Q, O>>,
+    transact: impl Fn(Vec<Call<K, Q, O>>, Options) -> F,
+) where
+    F: Future<Output = Result<Vec<Call<K, Q, O>>, (Vec<Call<K, Q, O>>, Error)>>,
+{
+    let mut parts = vec![calls];
+    while let Some(calls) = parts.pop() {
+        let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match transact(calls, Options::new().deadline(left)).await {
+            Ok(again) => parts.push(again),
+            Err((mut calls, error)) if calls.len() > 1 && refuses_a_part(error.kind()) => {
+                let later = calls.split_off(calls.len() / 2);
+                parts.extend([later, calls]);
+            }
+            Err((calls, error)) => {
+                for call in calls {
+                    call.complete(Err(error.duplicate()));
+                }
+            }
+        }
+    }
+}
+
 /// Returns whether some calls of a batch that failed with an error of this kind may succeed without the
 /// others.
-pub(crate) fn refuses_a_part(kind: ErrorKind) -> bool {
+fn refuses_a_part(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::Constraint

@@ -7,7 +7,7 @@ use sqlx::Pool;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Key, Target};
-use crate::batching::{BatchLimits, BatchRunner, Batching, NumberColumn, refuses_a_part};
+use crate::batching::{BatchLimits, BatchRunner, Batching, NumberColumn, run_in_parts};
 use crate::error::Error;
 use crate::events::Observer;
 use crate::strategies::Pessimistic;
@@ -18,9 +18,6 @@ mod batch;
 
 use batch::Batch;
 use single_statement::SingleStatement;
-
-/// The default maximum of waiting calls.
-const DEFAULT_CAPACITY: usize = 10_000;
 
 /// Adds to a numeric column, with many additions in one commit. Use it for counters, stock, seats and
 /// balances that many tasks update at once.
@@ -156,8 +153,7 @@ struct Settings {
     target: Target,
     bounds: RangeInclusive<i64>,
     options: Options,
-    capacity: usize,
-    max_batches: usize,
+    limits: BatchLimits,
     persistent: bool,
     single_statement: bool,
 }
@@ -183,8 +179,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
             target: Target { table, key, column },
             bounds: i64::MIN..=i64::MAX,
             options: Options::default(),
-            capacity: DEFAULT_CAPACITY,
-            max_batches: 2,
+            limits: BatchLimits::DEFAULT,
             persistent: true,
             single_statement: true,
         };
@@ -240,7 +235,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// once with [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
     #[must_use]
     pub fn capacity(self, calls: usize) -> Self {
-        self.with(|settings| settings.capacity = calls.max(1))
+        self.with(|settings| settings.limits.capacity = calls.max(1))
     }
 
     /// Sets the maximum number of batches that run at the same time, no two of them with the same key; 0 is
@@ -251,7 +246,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// only the calls on its own keys, as long as another batch may start.
     #[must_use]
     pub fn max_batches(self, batches: usize) -> Self {
-        self.with(|settings| settings.max_batches = batches.max(1))
+        self.with(|settings| settings.limits.max_batches = batches.max(1))
     }
 
     /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch
@@ -326,37 +321,23 @@ struct Additions<DB: Backend, K> {
 
 impl<DB: Backend, K: Key<DB>> BatchRunner<K, i64, DeltaOutcome> for Additions<DB, K> {
     fn limits(&self) -> BatchLimits {
-        let Settings { capacity, max_batches, .. } = self.settings;
-        BatchLimits { capacity, max_batches }
+        self.settings.limits
     }
 
     /// Runs a batch as a single statement, and then the remaining calls as a transaction, which is split in
     /// halves if the database refuses some of them.
     async fn run(&self, calls: Vec<AdditionCall<K>>) {
         let Self { single_statement, transactor, settings } = self;
-        let mut parts = vec![single_statement.apply(transactor, &settings.bounds, calls).await];
-        while let Some(calls) = parts.pop() {
-            let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
-            let left = deadline.saturating_duration_since(Instant::now());
+        let rest = single_statement.apply(transactor, &settings.bounds, calls).await;
+        run_in_parts(rest, |calls, options| async move {
             let mut batch = Batch::new(settings, calls);
-            let ended = transactor.transact(&Options::new().deadline(left), &mut batch).await;
-            match batch.end(ended) {
-                Ok(results) => {
-                    for (call, result) in results {
-                        call.complete(result);
-                    }
-                }
-                Err((mut calls, error)) if calls.len() > 1 && refuses_a_part(error.kind()) => {
-                    let later = calls.split_off(calls.len() / 2);
-                    parts.extend([later, calls]);
-                }
-                Err((calls, error)) => {
-                    for call in calls {
-                        call.complete(Err(error.duplicate()));
-                    }
-                }
+            let ended = transactor.transact(&options, &mut batch).await;
+            for (call, result) in batch.end(ended)? {
+                call.complete(result);
             }
-        }
+            Ok(Vec::new())
+        })
+        .await;
     }
 }
 

@@ -183,7 +183,7 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     /// once with [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
     #[must_use]
     pub fn capacity(self, calls: usize) -> Self {
-        self.with(|settings| settings.capacity = calls.max(1))
+        self.with(|settings| settings.limits.capacity = calls.max(1))
     }
 
     /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`].

@@ -1,16 +1,14 @@
 //! Runs the batches of a [`Holds`](super::Holds).
 
-use tokio::time::Instant;
-
 use super::request::HoldRequest;
 use super::runner::Runner;
 use super::sweep::Swept;
 use super::taking::{Committed, HoldResult, Taking};
 use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
-use crate::batching::{BatchLimits, BatchRunner, refuses_a_part};
+use crate::batching::{BatchLimits, BatchRunner, run_in_parts};
 use crate::error::Error;
-use crate::transactor::{Options, Transactor};
+use crate::transactor::Transactor;
 
 impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
     /// Gives back the expired holds that a batch has found, and completes its calls. Returns those that are
@@ -42,31 +40,18 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
     /// Runs calls in a transaction. It is run again for refused calls after expired holds were given back,
     /// and in halves if the database refuses some calls.
     pub(super) async fn run_in_transactions(&self, db: &impl Transactor<DB>, calls: Vec<HoldCall<K>>) {
-        let mut parts = vec![calls];
-        while let Some(calls) = parts.pop() {
-            let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
-            let left = deadline.saturating_duration_since(Instant::now());
+        run_in_parts(calls, |calls, options| async move {
             let mut taking = Taking::new(&self.settings, calls);
-            let ended = db.transact(&Options::new().deadline(left), &mut taking).await;
-            match taking.end(ended) {
-                Ok(committed) => parts.push(self.complete(db, committed).await),
-                Err((mut calls, error)) if calls.len() > 1 && refuses_a_part(error.kind()) => {
-                    let later = calls.split_off(calls.len() / 2);
-                    parts.extend([later, calls]);
-                }
-                Err((calls, error)) => {
-                    for call in calls {
-                        call.complete(Err(error.duplicate()));
-                    }
-                }
-            }
-        }
+            let ended = db.transact(&options, &mut taking).await;
+            Ok(self.complete(db, taking.end(ended)?).await)
+        })
+        .await;
     }
 }
 
 impl<DB: Backend, K: HoldKey<DB>> BatchRunner<K, HoldRequest<K>, HoldResult> for Runner<DB, K> {
     fn limits(&self) -> BatchLimits {
-        BatchLimits { capacity: self.settings.capacity, max_batches: 2 }
+        self.settings.limits
     }
 
     /// Runs a batch as a single statement, and then the remaining calls in transactions.

@@ -1,7 +1,7 @@
 //! The settings of holds.
 
 use crate::backend::{Backend, Target};
-use crate::batching::NumberColumn;
+use crate::batching::{BatchLimits, NumberColumn};
 use crate::schema::Schema;
 use crate::transactor::Options;
 
@@ -15,7 +15,7 @@ pub(super) struct HoldSettings {
     pub(super) name: String,
     pub(super) floor: i64,
     pub(super) options: Options,
-    pub(super) capacity: usize,
+    pub(super) limits: BatchLimits,
     pub(super) persistent: bool,
     pub(super) single_statement: bool,
 }
@@ -28,7 +28,7 @@ impl HoldSettings {
             name: format!("{table}.{key}.{column}"),
             floor: 0,
             options: Options::new(),
-            capacity: 10_000,
+            limits: BatchLimits::DEFAULT,
             persistent: true,
             single_statement: true,
         }

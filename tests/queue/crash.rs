@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use atomically::queue::{Claim, NewJob, Queue, Worker};
 use atomically::{Backoff, Event, JobEvent, Pessimistic, TransactorExt as _};
+use futures_util::future::BoxFuture;
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -155,11 +156,19 @@ async fn a_process_of_the_storm() {
 
 async fn be_a_process<DB: TestBackend>(url: &str, workers: usize) {
     let pool = PoolOptions::<DB>::new().max_connections(8).connect(url).await.expect("a pool");
+    run_workers(workers, |shutdown| work(pool.clone(), shutdown)).await;
+}
+
+/// Runs workers until the standard input is closed, and then sends each of them the shutdown signal.
+pub(crate) async fn run_workers<F>(workers: usize, work: impl Fn(BoxFuture<'static, ()>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let workers: Vec<_> = (0..workers)
         .map(|_| {
             let mut stopped = stopped.clone();
-            tokio::spawn(work(pool.clone(), async move { drop(stopped.wait_for(|stopped| *stopped).await) }))
+            tokio::spawn(work(Box::pin(async move { drop(stopped.wait_for(|stopped| *stopped).await) })))
         })
         .collect();
     spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()))

@@ -43,7 +43,7 @@ mod worker;
 use atomically::queue::{Claim, NewJob, Queue};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::Pool;
-use support::{TestBackend, TestPool, on_every_database};
+use support::{TestBackend, TestPool, on_every_database, on_every_server};
 
 on_every_database! {
     jobs::a_job_is_enqueued_only_if_its_transaction_commits,
@@ -160,24 +160,6 @@ on_every_database! {
     doctor::a_missing_column_is_found,
     use_cases::each_job_has_its_effect_once_despite_a_killed_and_a_frozen_worker,
     use_cases::a_message_is_stored_with_its_order_and_delivered_again_after_a_crash,
-}
-
-/// Tests that need a server: SQLite has neither a network nor row locks.
-macro_rules! on_every_server {
-    ($($module:ident :: $test:ident),* $(,)?) => {
-        on_every_server!(@on postgres_server sqlx::Postgres, $($module::$test)*);
-        on_every_server!(@on mariadb_server sqlx::MySql, $($module::$test)*);
-    };
-    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
-        mod $name {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    crate::$module::$test::<$database>().await;
-                }
-            )*
-        }
-    };
 }
 
 on_every_server! {

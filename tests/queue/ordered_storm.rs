@@ -1,7 +1,6 @@
 //! Ordered jobs, and workers whose processes are killed or suspended: effects exactly once, and in order.
 
 use std::future::pending;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,9 @@ use atomically::queue::{Claim, NewJob, Queue, Retry, Worker};
 use atomically::{Backoff, Pessimistic, TransactorExt as _};
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::crash::{Process, arguments, until};
+use crate::crash::{Process, arguments, run_workers, until};
 use crate::support::{TestBackend, TestPool};
 use crate::{ask, effects, job, queue, write_ledger};
 
@@ -127,21 +125,7 @@ async fn a_process_of_the_ordered_storm() {
 
 async fn be_a_process<DB: TestBackend>(url: &str, workers: usize) {
     let pool = PoolOptions::<DB>::new().max_connections(12).connect(url).await.expect("a pool");
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let workers: Vec<_> = (0..workers)
-        .map(|_| {
-            let mut stopped = stopped.clone();
-            tokio::spawn(work(pool.clone(), async move { drop(stopped.wait_for(|stopped| *stopped).await) }))
-        })
-        .collect();
-    spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()))
-        .await
-        .expect("a thread")
-        .expect("the end");
-    stop.send_replace(true);
-    for worker in workers {
-        worker.await.expect("it drains");
-    }
+    run_workers(workers, |shutdown| work(pool.clone(), shutdown)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

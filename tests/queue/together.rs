@@ -1,11 +1,12 @@
 //! Workers whose handlers end at the same time.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use atomically::queue::{Claim, Queue, Retry};
-use atomically::{Event, JobEvent};
+use atomically::{Error, Event, JobEvent};
 use sqlx::pool::PoolOptions;
 use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
@@ -20,6 +21,27 @@ use crate::{ask, claim_one, enqueue, job, queue};
 /// before the handlers end.
 pub(crate) fn barriers(handlers: usize) -> [Arc<Barrier>; 2] {
     std::array::from_fn(|_| Arc::new(Barrier::new(handlers + 1)))
+}
+
+type Ending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Returns a handler whose runs of the jobs with numbers below `jobs` meet at the first barrier, and at the second one
+/// before they end.
+pub(crate) fn handler<DB: TestBackend>(
+    [started, finish]: &[Arc<Barrier>; 2],
+    jobs: i64,
+) -> impl Fn(Arc<Claim<DB>>) -> Ending + use<DB> {
+    let (started, finish) = (started.clone(), finish.clone());
+    move |claim| {
+        let (started, finish) = (started.clone(), finish.clone());
+        Box::pin(async move {
+            if claim.payload::<i64>()? < jobs {
+                started.wait().await;
+                finish.wait().await;
+            }
+            Ok(())
+        })
+    }
 }
 
 async fn enqueue_many<DB: TestBackend>(pool: &TestPool<DB>, queue: &Queue<DB>, jobs: usize) -> Vec<i64> {
@@ -37,16 +59,9 @@ pub(crate) async fn a_stale_claim_is_reported_to_its_own_handler_only<DB: TestBa
     for _ in 0..3 {
         let ids = enqueue_many(&pool, &queue, 6).await;
         let (worker, events) = worker(&queue);
-        let [started, finish] = barriers(6);
-        let (at_work, end) = (started.clone(), finish.clone());
-        let (stop, running) = start(worker.handlers(6), move |_| {
-            let (at_work, end) = (at_work.clone(), end.clone());
-            async move {
-                at_work.wait().await;
-                end.wait().await;
-                Ok(())
-            }
-        });
+        let barriers = barriers(6);
+        let [started, finish] = &barriers;
+        let (stop, running) = start(worker.handlers(6), handler(&barriers, 6));
         started.wait().await;
         let taken = DB::sql("UPDATE atomically_job SET token = token + 1 WHERE id = ?");
         DB::pool_execute(&pool, taken, &[ids[2]]).await.expect("taken over");
@@ -75,16 +90,9 @@ pub(crate) async fn a_job_that_cannot_be_deleted_does_not_keep_the_others<DB: Te
         DB::pool_execute(&pool, DB::sql(&sql), &[]).await.expect("a table");
     }
     let (worker, events) = worker(&queue);
-    let [started, finish] = barriers(6);
-    let (at_work, end) = (started.clone(), finish.clone());
-    let (stop, running) = start(worker.handlers(6), move |_| {
-        let (at_work, end) = (at_work.clone(), end.clone());
-        async move {
-            at_work.wait().await;
-            end.wait().await;
-            Ok(())
-        }
-    });
+    let barriers = barriers(6);
+    let [started, finish] = &barriers;
+    let (stop, running) = start(worker.handlers(6), handler(&barriers, 6));
     started.wait().await;
     finish.wait().await;
     eventually(6, async || noted(&events).len()).await;
@@ -100,16 +108,9 @@ pub(crate) async fn jobs_whose_handlers_have_ended_are_completed_at_shutdown<DB:
     let (pool, queue) = queue::<DB>(4).await;
     enqueue_many(&pool, &queue, 20).await;
     let (worker, events) = worker(&queue);
-    let [started, finish] = barriers(20);
-    let (at_work, end) = (started.clone(), finish.clone());
-    let (stop, running) = start(worker.handlers(20), move |_| {
-        let (at_work, end) = (at_work.clone(), end.clone());
-        async move {
-            at_work.wait().await;
-            end.wait().await;
-            Ok(())
-        }
-    });
+    let barriers = barriers(20);
+    let [started, finish] = &barriers;
+    let (stop, running) = start(worker.handlers(20), handler(&barriers, 20));
     started.wait().await;
     stop.send(()).expect("it listens");
     finish.wait().await;
@@ -218,16 +219,10 @@ pub(crate) async fn handlers_that_end_together_share_a_commit<DB: TestBackend>()
     let distant = through::<DB>(&proxy, &pool.url).await;
     enqueue_many(&pool, &queue, JOBS).await;
     let (worker, events) = worker(&distant);
-    let [started, finish] = barriers(JOBS);
-    let (at_work, end) = (started.clone(), finish.clone());
-    let (stop, running) = start(worker.handlers(JOBS).poll_every(Duration::from_secs(60)), move |_| {
-        let (at_work, end) = (at_work.clone(), end.clone());
-        async move {
-            at_work.wait().await;
-            end.wait().await;
-            Ok(())
-        }
-    });
+    let barriers = barriers(JOBS);
+    let [started, finish] = &barriers;
+    let (stop, running) =
+        start(worker.handlers(JOBS).poll_every(Duration::from_secs(60)), handler(&barriers, JOBS as i64));
     started.wait().await;
     let before = proxy.requests();
     finish.wait().await;
@@ -247,17 +242,13 @@ pub(crate) async fn a_lost_commit_of_several_completions_runs_no_handler_again<D
         once(&proxy, COMPLETION, fault);
         enqueue_many(&pool, &queue, 8).await;
         let (worker, events) = worker(&distant);
-        let [started, finish] = barriers(8);
-        let (at_work, end, runs) = (started.clone(), finish.clone(), Arc::new(AtomicU32::new(0)));
+        let barriers = barriers(8);
+        let [started, finish] = &barriers;
+        let (handler, runs) = (handler(&barriers, 8), Arc::new(AtomicU32::new(0)));
         let counted = runs.clone();
-        let (stop, running) = start(worker.handlers(8), move |_| {
-            let (at_work, end) = (at_work.clone(), end.clone());
+        let (stop, running) = start(worker.handlers(8), move |claim| {
             counted.fetch_add(1, SeqCst);
-            async move {
-                at_work.wait().await;
-                end.wait().await;
-                Ok(())
-            }
+            handler(claim)
         });
         started.wait().await;
         finish.wait().await;

@@ -1,10 +1,8 @@
 //! Workers whose handlers of ordered and limited jobs end at the same time.
 
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use atomically::queue::{Claim, Queue, Worker};
+use atomically::queue::{Queue, Worker};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{MySql, Pool, Postgres, Row as _};
@@ -16,32 +14,11 @@ use crate::resend::through;
 use crate::support::proxy::Proxy;
 use crate::support::servers::Server;
 use crate::support::{TestBackend, eventually};
-use crate::together::barriers;
+use crate::together::{barriers, handler};
 use crate::worker::{LONG, noted, start, stopped, worker};
 use crate::{ask, claim_one, enqueue, queue};
 
 const KEYS: i64 = 6;
-
-type Ending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
-/// Returns a handler whose runs of the jobs up to `jobs` meet at the first barrier, and at the second one
-/// before they end.
-fn handler<DB: TestBackend>(
-    [started, finish]: &[Arc<Barrier>; 2],
-    jobs: i64,
-) -> impl Fn(Arc<Claim<DB>>) -> Ending + use<DB> {
-    let (started, finish) = (started.clone(), finish.clone());
-    move |claim| {
-        let (started, finish) = (started.clone(), finish.clone());
-        Box::pin(async move {
-            if claim.payload::<i64>()? < jobs {
-                started.wait().await;
-                finish.wait().await;
-            }
-            Ok(())
-        })
-    }
-}
 
 fn patient<DB: TestBackend>(worker: Worker<DB>, handlers: i64) -> Worker<DB> {
     let handlers = usize::try_from(handlers).expect("a number");

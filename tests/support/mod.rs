@@ -55,6 +55,17 @@ macro_rules! on_every_database {
 #[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use on_every_database;
 
+/// Runs tests that are generic over the database on each server: SQLite has neither a network nor row locks.
+#[allow(unused_macros, reason = "each test binary uses its part")]
+macro_rules! on_every_server {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        $crate::support::on_every_database!(@on postgres_server sqlx::Postgres, $($module::$test)*);
+        $crate::support::on_every_database!(@on mariadb_server sqlx::MySql, $($module::$test)*);
+    };
+}
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub(crate) use on_every_server;
+
 /// A database under test: how to create an empty one, and statements over integers, enough for every
 /// scenario.
 ///

@@ -8,7 +8,7 @@ mod support;
 mod units;
 mod watch;
 
-use support::on_every_database;
+use support::{on_every_database, on_every_server};
 
 on_every_database!(
     units::bound_values_and_literals_are_not_shown,
@@ -19,23 +19,6 @@ on_every_database!(
     features::idempotency_keys_show_neither_request_nor_response,
     features::deltas_show_neither_key_nor_amount,
 );
-
-macro_rules! on_every_server {
-    ($($module:ident :: $test:ident),* $(,)?) => {
-        on_every_server!(@on postgres_server sqlx::Postgres, $($module::$test)*);
-        on_every_server!(@on mariadb_server sqlx::MySql, $($module::$test)*);
-    };
-    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
-        mod $name {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    crate::$module::$test::<$database>().await;
-                }
-            )*
-        }
-    };
-}
 
 on_every_server!(
     units::a_deadlock_report_shows_no_value,
