@@ -1,9 +1,9 @@
 //! Holds: an amount is taken from a number for some minutes, and then used or given back.
 //!
 //! A seat is kept while its buyer pays. The payment takes longer than a transaction may, and may never
-//! complete. A hold takes the seat from the number of free ones at once, so that nobody else can buy it, and
-//! records until when. The buyer's own transaction confirms the hold, together with the order. A hold that is
-//! not confirmed in time expires by the clock of the database, and its seat is given back.
+//! complete. A hold takes the seat from the number of free seats at once, so that no other buyer can have it,
+//! and records when it expires. The buyer's own transaction confirms the hold, together with the order. A
+//! hold that is not confirmed in time expires by the clock of the database, and its seat is given back.
 //!
 //! ```
 //! # #[cfg(feature = "sqlite")]
@@ -98,8 +98,8 @@ impl<DB: Backend, K: Key<DB> + Display + FromStr> HoldKey<DB> for K {}
 /// within the range of an `i64`. Name the same column by the same three texts everywhere: holds are recorded
 /// under them.
 ///
-/// All of its transactions are its own, except [`Hold::confirm_in`]: do not call them inside a unit of work
-/// on the same pool. On MySQL they need version 8.0, on MariaDB 10.6.
+/// All calls run transactions of their own, except [`Hold::confirm_in`]: do not call the others inside a unit
+/// of work on the same pool. On MySQL, holds need version 8.0; on MariaDB, 10.6.
 ///
 /// # Many calls share a commit
 ///
@@ -127,7 +127,7 @@ pub enum HoldOutcome<DB: Backend, K> {
     Held(Hold<DB, K>),
     /// There is not enough, not even with what had expired. Nothing was taken.
     Refused {
-        /// How much could have been held of the first row, in the order of the keys, that has not enough.
+        /// How much can be held of the row that has not enough: the first such row, in the order of the keys.
         available: i64,
     },
     /// There is no row with one of the keys. Nothing was taken.
@@ -159,9 +159,9 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
         self.with(|settings| settings.floor = floor)
     }
 
-    /// Sets options for the transactions of the holds, overriding those that were set before; and with
-    /// [`Options::schema`], the name of the table, also for [`Hold::confirm_in`]. The deadline applies to
-    /// each call.
+    /// Sets options for the transactions of the holds, overriding those that were set before. The deadline
+    /// applies to each call. [`Options::schema`], which sets the name of the table, also applies to
+    /// [`Hold::confirm_in`].
     #[must_use]
     pub fn options(self, options: Options) -> Self {
         self.with(|settings| settings.options = options.or(&settings.options))
@@ -286,7 +286,7 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     }
 
     /// Returns the hold with this id and token, active or confirmed, in order to confirm or release it;
-    /// `None` if it was released or given back.
+    /// `None` if it was released or given back, or its record was [purged](Self::purge).
     ///
     /// # Errors
     ///

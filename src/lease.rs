@@ -103,8 +103,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// Acquiring, renewing and releasing are short transactions of their own under [`Pessimistic`]. They keep
 /// nothing in the session, so they work behind a pooler in transaction mode. Do not call them inside a unit
-/// of work on the same pool; [`Held::check_in`] is for that. A pool with one connection can hold a lease, but
-/// a unit that takes longer than the lease lasts keeps it from being renewed.
+/// of work on the same pool; [`Held::check_in`] is for that. With a pool of one connection, a lease is not
+/// renewed while a unit of work uses the connection, and is lost if the unit takes longer than the lease.
 pub struct Lease<DB: Backend> {
     name: Arc<str>,
     db: PoolTransactor<DB, Pessimistic>,
@@ -125,8 +125,8 @@ enum Attempted<DB: Backend> {
 impl<DB: Backend> Lease<DB> {
     /// Returns the lease with this name. This does not access the database.
     ///
-    /// A name has 1 to 100 ASCII letters, digits and `_ - . : /`. Acquiring a lease with another name fails
-    /// with [`InvalidInput`](ErrorKind::InvalidInput).
+    /// A name has 1 to 100 ASCII letters, digits and `_ - . : /`. Acquiring a lease with an invalid name
+    /// fails with [`InvalidInput`](ErrorKind::InvalidInput).
     #[must_use]
     pub fn new(name: &str, pool: &Pool<DB>) -> Self {
         Self {
@@ -149,8 +149,9 @@ impl<DB: Backend> Lease<DB> {
         self
     }
 
-    /// Sets how often a waiting [`acquire`](Self::acquire) looks whether the lease is free. The default is
-    /// 1 s. Each pause is a random part, at least half, of this time.
+    /// Sets how often a waiting [`acquire`](Self::acquire) checks whether the lease is free. The default is
+    /// 1 s. Each pause is random, between half of this interval and all of it, and shorter if the lease is
+    /// about to expire.
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval.max(MIN_PAUSE);
@@ -164,8 +165,8 @@ impl<DB: Backend> Lease<DB> {
         self
     }
 
-    /// Sets options for the lease's own transactions, overriding those that were set before; and with
-    /// [`Options::schema`], the names of the tables, also for [`Held::check_in`].
+    /// Sets options for the lease's own transactions, overriding those that were set before.
+    /// [`Options::schema`], which sets the names of the tables, also applies to [`Held::check_in`].
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.db = self.db.options(options);
@@ -221,7 +222,7 @@ impl<DB: Backend> Lease<DB> {
         })
     }
 
-    /// Acquires the lease, and waits until it is free for at most `limit`. Returns `None` if another holder
+    /// Acquires the lease, waiting for at most `limit` until it is free. Returns `None` if another holder
     /// still has it then.
     ///
     /// # Errors

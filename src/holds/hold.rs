@@ -38,17 +38,17 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
         Self { holds: holds.clone(), id, expires_at }
     }
 
-    /// Makes the amount disappear for good, if this transaction commits: the buyer has paid.
+    /// Confirms the hold if this transaction commits: the buyer has paid, and the amount is not given back.
     ///
     /// Call it in the transaction that stores what the amount was held for, such as the order: both are
     /// stored, or neither is. A second call returns [`Confirmation::AlreadyConfirmed`], in the same
     /// transaction or in a later one, so that a request that is repeated does not store a second order.
     ///
-    /// A confirmation is possible until the hold expires, by the database's clock at this statement. From
-    /// then on until the transaction ends, the amount cannot be given back. A second confirmation waits for
-    /// the end of that transaction, even if the hold has expired by then. To find this out, a confirmation
-    /// that comes too late locks the hold as well: until its transaction ends, the amount is not given back,
-    /// and a caller who would need it is refused.
+    /// A confirmation is possible until the hold expires, by the database's clock at this statement. It locks
+    /// the hold until the transaction ends: the amount cannot be given back meanwhile, and another
+    /// confirmation of the hold waits. A confirmation that comes too late locks the hold as well, because it
+    /// has to wait for an earlier one that may still commit. Until its transaction ends, the amount is not
+    /// given back either, and a call that needs it is refused.
     ///
     /// Above READ COMMITTED, MySQL and MariaDB lock the gaps beside the hold's rows as well: until the
     /// transaction ends, some new holds wait.

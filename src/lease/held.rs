@@ -52,7 +52,8 @@ impl<DB: Backend> Held<DB> {
     /// Returns a future that completes when the lease is lost: it has a new holder, or could not be renewed
     /// in time. Stop what only the holder may do.
     ///
-    /// It completes when a tenth of the lease's time is left, by a monotonic clock of this process.
+    /// If renewals fail, it completes when a tenth of the lease's time is left, by a monotonic clock of this
+    /// process.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<DB> {
         let holding = self.holding.clone();
         async move { holding.lost().await }

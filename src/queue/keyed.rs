@@ -18,22 +18,22 @@ impl NewJob {
     ///
     /// # Which order?
     ///
-    /// The order in which their transactions commit. A transaction that enqueues a job locks its key until
-    /// the end, so of two transactions that enqueue jobs of one key, the second waits in
+    /// The order in which the transactions that enqueue the jobs commit. Such a transaction locks the key
+    /// until its end, so of two transactions that enqueue jobs of one key, the second waits in
     /// [`enqueue`](super::Queue::enqueue) until the first has committed or rolled back. Jobs of one
     /// transaction run in the order in which it enqueued them. The jobs' [priorities](Self::priority) do not
     /// change the order; they decide between keys. Jobs of other keys, and jobs without one, do not wait.
     ///
-    /// To hold the lock only briefly, enqueue *last*. A transaction that enqueues jobs of several keys does
-    /// so in one call of [`enqueue_many`](super::Queue::enqueue_many), which locks the keys in a fixed order.
+    /// To hold the lock only briefly, enqueue *last*. To enqueue jobs of several keys in one transaction, use
+    /// a single call of [`enqueue_many`](super::Queue::enqueue_many), which locks the keys in a fixed order.
     ///
     /// # What does the next job wait for?
     ///
-    /// Until the job is complete: through its retries, its snoozes, the time until it is
-    /// [due](Self::run_after), and the lease of a worker that died. If the job is rescheduled, the next one
-    /// waits for it again. If it dies, the next one waits until the dead job is requeued and complete, or is
-    /// discarded or purged; with [`Queue::skip_dead`](super::Queue::skip_dead) it does not wait for dead
-    /// jobs.
+    /// It waits until the job before it is complete: during all its retries and snoozes, until it is
+    /// [due](Self::run_after), and while the lease of a worker that died lasts. If the job before it is
+    /// rescheduled, the next one waits for that run too. If the job before it dies, the next one waits until
+    /// the dead job is requeued and complete, or is discarded or purged; with
+    /// [`Queue::skip_dead`](super::Queue::skip_dead) it does not wait for dead jobs.
     ///
     /// A worker that was presumed dead may still be running its handler when the next job starts. Its
     /// transaction is [fenced off](super::Claim#the-fence), so the effects stay in order.
@@ -51,8 +51,8 @@ impl NewJob {
         self.with_key(key.into(), None)
     }
 
-    /// Limits how many jobs of the queue with the same key run at the same time, in no particular order: the
-    /// share of a tenant, or the connections that another service accepts.
+    /// Limits how many jobs of the queue with the same key run at the same time: a tenant's share of the
+    /// workers, or the connections that another service accepts.
     ///
     /// ```
     /// use atomically::queue::NewJob;
@@ -67,9 +67,10 @@ impl NewJob {
     /// If jobs of one key have different limits, the limit of the last one that was enqueued applies to all.
     ///
     /// As with [`in_order_of`](Self::in_order_of), a transaction that enqueues such a job locks the key until
-    /// the end, and a claim takes about as long as one of jobs without a key; that of a job that was
-    /// scheduled for later, or is retried, takes another transaction. The limit is on jobs whose lease has
-    /// not expired: a worker that was presumed dead may run one more handler.
+    /// its end, and a claim takes about as long as one of jobs without a key. The claim of a job that was
+    /// scheduled for later, or that is retried, needs a second transaction. Each job counts once: a worker
+    /// that was presumed dead may still run its handler beside that of the worker that has taken the job
+    /// over.
     ///
     /// # Errors
     ///
