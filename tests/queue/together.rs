@@ -25,8 +25,8 @@ pub(crate) fn barriers(handlers: usize) -> [Arc<Barrier>; 2] {
 
 type Ending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-/// Returns a handler whose runs of the jobs with numbers below `jobs` meet at the first barrier, and at the second one
-/// before they end.
+/// Returns a handler whose runs of the jobs with numbers below `jobs` meet at the first barrier, and at the
+/// second one before they end.
 pub(crate) fn handler<DB: TestBackend>(
     [started, finish]: &[Arc<Barrier>; 2],
     jobs: i64,

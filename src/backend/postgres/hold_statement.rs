@@ -40,7 +40,8 @@ pub(super) fn statement<K: Key<Postgres>>(
     let insert = records.schema.everywhere_in("INSERT INTO atomically_hold")
         + &format!(
             " (id, part, token, target, row_key, amount, expires_at) \
-             SELECT first_id + number - first, 0, ($5)[number], {name}, row_key, amount, (SELECT {NOW}) + ttl \
+             SELECT first_id + number - first, 0, ($5)[number], {name}, row_key, amount, \
+                 (SELECT {NOW}) + ttl \
              FROM ROWS FROM (unnest($6), unnest($7), unnest($8), unnest($9), unnest($10), unnest($11), \
                  unnest($12)) AS hold (place, first_id, first, last, row_key, amount, ttl), \
                  generate_series(first, last) AS number \
