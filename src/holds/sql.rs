@@ -55,8 +55,8 @@ pub(super) struct HoldId {
     pub(super) token: i64,
 }
 
-/// The next id of this process. The first one is random, and the others follow it, so that new holds are stored
-/// side by side in the index: with random ids, each batch would change another page of it.
+/// The next id of this process. The first one is random, and the others follow it, so that new holds are
+/// stored side by side in the index: with random ids, each batch would change another page of it.
 static NEXT_ID: LazyLock<AtomicI64> =
     LazyLock::new(|| AtomicI64::new(rand::rng().random_range(1..=i64::MAX >> 1)));
 

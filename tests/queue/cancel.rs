@@ -5,8 +5,8 @@ use atomically::{Error, Isolation, Optimistic, Options, TransactorExt as _};
 use crate::support::TestBackend;
 use crate::{ask, enqueue, job, queue};
 
-/// A transaction of MySQL or MariaDB may have read the id of a job with a lock, although its snapshot is older
-/// than the job. PostgreSQL refuses such a read, and finds no job that is not in the snapshot.
+/// A transaction of MySQL or MariaDB may have read the id of a job with a lock, although its snapshot is
+/// older than the job. PostgreSQL refuses such a read, and finds no job that is not in the snapshot.
 pub(crate) async fn a_job_is_cancelled_although_the_snapshot_is_older<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     for (level, is_ordered) in [
