@@ -160,7 +160,7 @@ pub(crate) async fn run_in_parts<K, Q, O, F>(
 
 /// Returns whether some calls of a batch that failed with an error of this kind may succeed without the
 /// others.
-fn refuses_a_part(kind: ErrorKind) -> bool {
+pub(crate) fn refuses_a_part(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::Constraint

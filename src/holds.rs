@@ -250,7 +250,7 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     /// # Errors
     ///
     /// Those of [`hold`](Self::hold). [`InvalidInput`](crate::ErrorKind::InvalidInput) if there are no keys,
-    /// or more than 256.
+    /// or more than 256, or if the amounts of a key do not fit an `i64`.
     pub async fn hold_all(
         &self,
         amounts: impl IntoIterator<Item = (K, i64)> + Send,

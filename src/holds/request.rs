@@ -59,7 +59,10 @@ fn summed<K: Ord>(amounts: impl IntoIterator<Item = (K, i64)>) -> Result<BTreeMa
             return Err(Error::invalid_input(message));
         }
         let sum = sums.entry(key).or_default();
-        *sum = sum.saturating_add(amount);
+        *sum = sum.checked_add(amount).ok_or_else(|| {
+            let message = format!("the amounts of one row cannot be held: they are more than {}", i64::MAX);
+            Error::invalid_input(message)
+        })?;
     }
     Ok(sums)
 }

@@ -11,7 +11,7 @@ use super::runner::Runner;
 use super::sql::{HoldPart, HoldSql, MAX_HOLDS};
 use super::{HoldKey, Holds};
 use crate::backend::Backend;
-use crate::batching::sums;
+use crate::batching::{refuses_a_part, sums};
 use crate::error::Error;
 use crate::events::HoldEvent;
 use crate::failure::{Failure, FailureKind};
@@ -76,9 +76,10 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     ///
     /// # Errors
     ///
-    /// Returns the database's error. Some of the holds may have been given back. A hold of a number that was
-    /// changed to something other than an integer is kept, and is an [`Aborted`](crate::ErrorKind::Aborted)
-    /// error once no others are left.
+    /// Returns the database's error. Some of the holds may have been given back. A hold is kept if its number
+    /// was changed to something other than an integer, or if the database refuses the change of its row, for
+    /// example because of a CHECK. It is an error once no others are left:
+    /// [`Aborted`](crate::ErrorKind::Aborted), or that of the database.
     pub async fn sweep(&self) -> Result<usize, Error> {
         let (runner, mut swept) = (self.runner(), 0);
         loop {
@@ -123,6 +124,11 @@ impl Swept {
     pub(super) fn has_ended_any(self) -> bool {
         self.given_back > 0 || self.were_gone
     }
+
+    fn add(&mut self, other: Self) {
+        self.given_back += other.given_back;
+        self.were_gone |= other.were_gone;
+    }
 }
 
 impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
@@ -136,13 +142,50 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
 
     /// Gives back those of these holds that have expired.
     ///
-    /// The rows with the numbers are locked before the holds, whose locks it does not wait for. So it waits
-    /// for no transaction that confirms a hold and then changes its row.
+    /// If the database refuses to change one of their rows, for example because of a CHECK, the holds of each
+    /// row are given back on their own, so that those of one row do not keep the others. The refusal is an
+    /// error once no others are left.
     pub(super) async fn give_back_expired(
         &self,
         db: &impl Transactor<DB>,
         ids: &[i64],
     ) -> Result<Swept, Error> {
+        let mut refusal = match self.give_back_together(db, ids).await {
+            Err(error) if refuses_a_part(error.kind()) => error,
+            ended => return ended,
+        };
+        let mut swept = Swept::default();
+        let by_rows = self.by_rows(db, ids).await?;
+        // The holds of a single group have just been refused.
+        for ids in by_rows.iter().filter(|_| by_rows.len() > 1) {
+            match self.give_back_together(db, ids).await {
+                Ok(group) => swept.add(group),
+                Err(error) if refuses_a_part(error.kind()) => refusal = error,
+                Err(error) => return Err(error),
+            }
+        }
+        if swept.has_ended_any() { Ok(swept) } else { Err(refusal) }
+    }
+
+    /// Returns the ids of holds in groups: those of a group were taken from the same rows.
+    async fn by_rows(&self, db: &impl Transactor<DB>, ids: &[i64]) -> Result<Vec<Vec<i64>>, Error> {
+        let records = self.settings.records();
+        let unit = async |tx: &mut Tx<DB>| Ok::<_, Error>(HoldSql::of::<DB>().parts(tx, records, ids).await?);
+        let (mut rows, mut groups) = (BTreeMap::<i64, BTreeSet<String>>::new(), BTreeMap::new());
+        for part in db.run(unit).await? {
+            rows.entry(part.id).or_default().insert(part.row_key);
+        }
+        for (id, rows) in rows {
+            groups.entry(rows).or_insert_with(Vec::new).push(id);
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    /// Gives back expired holds in one transaction.
+    ///
+    /// The rows with the numbers are locked before the holds, whose locks it does not wait for. So it waits
+    /// for no transaction that confirms a hold and then changes its row.
+    async fn give_back_together(&self, db: &impl Transactor<DB>, ids: &[i64]) -> Result<Swept, Error> {
         if ids.is_empty() {
             return Ok(Swept::default());
         }
@@ -182,28 +225,41 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
         }
         let mut amounts = self.amounts(parts)?;
         amounts.retain(|key, _| found.contains_key(key));
-        if amounts.keys().any(|key| found.get(key).copied().flatten().is_none()) {
+        // SQLite would store a sum that does not fit as a floating-point number.
+        let sums = sums(found, &amounts);
+        if sums.values().any(Option::is_none) {
             return Err(self.settings.numbers::<DB>().not_an_integer());
         }
         HoldSql::of::<DB>().delete(tx, self.settings.records(), parts).await?;
         if !amounts.is_empty() {
             let changes = amounts.iter().map(|(key, amount)| (key, *amount)).collect();
-            self.settings.numbers::<DB>().change(tx, changes, &sums(found, &amounts)).await?;
+            self.settings.numbers::<DB>().change(tx, changes, &sums).await?;
         }
         Ok(())
     }
 
-    /// Leaves out holds of a row whose number is not an integer any more, so that they do not keep the others
-    /// from being given back. They are an error once no others are left.
+    /// Leaves out holds of a row whose number is not an integer any more, or would not fit with their
+    /// amounts, so that they do not keep the others from being given back. They are an error once no others
+    /// are left.
     fn returnable(
         &self,
         found: &BTreeMap<K, Option<i64>>,
         parts: Vec<HoldPart>,
     ) -> Result<Vec<HoldPart>, Error> {
-        let mut kept = BTreeSet::new();
-        for part in &parts {
-            if matches!(found.get(&self.key_of(&part.row_key)?), Some(None)) {
-                kept.insert(part.id);
+        let (mut returned, mut kept) = (BTreeMap::<K, i64>::new(), BTreeSet::new());
+        for hold in parts.chunk_by(|one, next| one.id == next.id) {
+            let mut with_hold = BTreeMap::new();
+            for part in hold {
+                let key = self.key_of(&part.row_key)?;
+                let sum = returned.get(&key).copied().unwrap_or_default().checked_add(part.amount);
+                let fits = |number: &Option<i64>| number.zip(sum).and_then(|(n, sum)| n.checked_add(sum));
+                if found.get(&key).is_some_and(|number| fits(number).is_none()) {
+                    kept.insert(part.id);
+                }
+                with_hold.insert(key, sum.unwrap_or(i64::MAX));
+            }
+            if hold.iter().all(|part| !kept.contains(&part.id)) {
+                returned.extend(with_hold);
             }
         }
         let returnable: Vec<_> = parts.into_iter().filter(|part| !kept.contains(&part.id)).collect();

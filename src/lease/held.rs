@@ -66,7 +66,8 @@ impl<DB: Backend> Held<DB> {
     }
 
     /// Makes the commit of this transaction depend on still having the lease. Call it last: until the
-    /// transaction ends, a successor has to wait.
+    /// transaction ends, a successor has to wait. Call it outside of [savepoints](Tx::savepoint): one that is
+    /// rolled back undoes what was checked in it.
     ///
     /// The row of the token is locked, in share mode, so that several transactions of the holder do not wait
     /// for each other, and renewals do not wait at all. On Galera, where a lock is unknown to other nodes,

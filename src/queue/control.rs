@@ -7,6 +7,7 @@ use super::slots::{self, FreedSlots, SlotLimit};
 use super::sql::{QueueSql, execute, fetch_integers, id_list};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind};
+use crate::isolation::Isolation;
 use crate::transactor::TransactorExt as _;
 use crate::tx::Tx;
 
@@ -47,6 +48,9 @@ impl<DB: Backend> Queue<DB> {
     /// rest of the transaction is stored. The job's row, and its key if it has one, are locked from then on,
     /// so call this last.
     ///
+    /// Above READ COMMITTED, PostgreSQL does not find a job whose transaction committed after this one had
+    /// read for the first time.
+    ///
     /// # Errors
     ///
     /// Returns the database's error.
@@ -78,7 +82,13 @@ impl<DB: Backend> Queue<DB> {
         let job = format!("FROM atomically_job WHERE id = {id} AND queue = '{}' AND {condition}", self.name);
         // Neither changes during the life of a job.
         let key = format!("SELECT COALESCE(key_id, 0), COALESCE(key_limit, -1) {job}");
-        let key = match fetch_integers(tx, self.schema(), key).await?[..] {
+        let mut found = fetch_integers(tx, self.schema(), key.clone()).await?;
+        if found.is_empty() && tx.plan().isolation != Isolation::ReadCommitted && !lock.is_empty() {
+            // The snapshot of a transaction of MySQL or MariaDB may be older than the job. A read with a lock
+            // is not of the snapshot. If it finds the job, the job is locked before its key, as nowhere else.
+            found = fetch_integers(tx, self.schema(), format!("{key} {lock}")).await?;
+        }
+        let key = match found[..] {
             [id, limit] => u32::try_from(limit).ok().map(|limit| JobKey::stored(id, limit)),
             _ => return Ok(None),
         };

@@ -194,3 +194,44 @@ where
         assert_eq!(DB::pool_fetch(&other, DB::sql(ACTIVE), &[]).await.expect("a count"), 2 + 2 * round);
     }
 }
+
+/// A row that refuses its amount keeps its holds, and not those of other rows.
+pub(crate) async fn a_row_that_refuses_its_amount_does_not_keep_other_holds<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    for (number, value) in [("BIGINT CHECK (seats <= 5)", 5), ("BIGINT", i64::MAX)] {
+        let (pool, holds) = stock::<DB>(number, "5").await;
+        let (_first, _other) = (held(&holds, 1, 2).await, held(&holds, 2, 2).await);
+        let set = async |value: i64| {
+            let sql = DB::sql("UPDATE stock SET seats = ? WHERE id = 1");
+            DB::pool_execute(&pool, sql, &[value]).await.expect("set");
+        };
+        set(value).await;
+        expire(&pool).await;
+        assert_eq!(holds.sweep().await.expect("the other one is given back"), 1, "{number}");
+        assert_eq!(fetch(&pool, "SELECT seats FROM stock WHERE id = 2").await, 5);
+        assert!(holds.sweep().await.is_err(), "{number}: one is left that cannot be given back");
+        assert_eq!(fetch(&pool, "SELECT seats FROM stock WHERE id = 1").await, value);
+        set(3).await;
+        assert_eq!(holds.sweep().await.expect("swept"), 1);
+        assert_eq!(fetch(&pool, "SELECT seats FROM stock WHERE id = 1").await, 5);
+    }
+}
+
+pub(crate) async fn amounts_whose_sum_does_not_fit_are_given_back_completely<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let (pool, holds) = events::<DB>(3, 5).await;
+    let holds = holds.at_least(i64::MIN);
+    let error = holds.hold_all([(1, i64::MAX), (1, 5)], LONG).await.expect_err("too much");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let (_first, _second) = (held(&holds, 1, i64::MAX).await, held(&holds, 1, 6).await);
+    assert_eq!(seats(&pool, 1).await, i64::MIN);
+    expire(&pool).await;
+    for _ in 0..2 {
+        assert_eq!(holds.sweep().await.expect("swept"), 1);
+    }
+    assert_eq!((seats(&pool, 1).await, fetch(&pool, ACTIVE).await), (5, 0));
+}

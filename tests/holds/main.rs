@@ -33,6 +33,8 @@ on_every_database! {
     edges::nothing_is_held_of_a_number_that_is_no_integer,
     edges::a_hold_is_kept_while_its_number_is_no_integer,
     edges::a_key_has_to_equal_that_of_the_row,
+    edges::a_row_that_refuses_its_amount_does_not_keep_other_holds,
+    edges::amounts_whose_sum_does_not_fit_are_given_back_completely,
     batches::callers_share_commits,
     batches::calls_of_a_batch_are_decided_in_their_order,
     batches::calls_for_one_and_for_several_rows_share_a_batch,

@@ -1,6 +1,8 @@
 //! Tests of queues, on every database.
 
 mod ahead;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod cancel;
 mod check_fenced;
 mod claiming;
 mod crash;
@@ -178,6 +180,7 @@ on_every_server! {
     shutdown::a_release_without_a_response_does_not_delay_the_shutdown,
     snooze::a_lost_snooze_is_sent_again,
     purge::a_job_that_is_requeued_concurrently_is_not_purged,
+    cancel::a_job_is_cancelled_although_the_snapshot_is_older,
 }
 
 /// Returns an empty queue in a database of its own, with a table `ledger` for effects.
