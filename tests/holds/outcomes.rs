@@ -57,8 +57,12 @@ where
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     let refused = holds.hold(1, i64::MAX, LONG).await.expect("an answer");
     assert!(matches!(refused, HoldOutcome::Refused { available: 5 }), "{refused:?}");
-    let refused = holds.at_least(i64::MIN).hold_all([(1, i64::MAX), (1, i64::MAX)], LONG).await;
-    assert!(matches!(refused, Ok(HoldOutcome::Held(_))), "{refused:?}");
+    let holds = holds.at_least(i64::MIN);
+    let error = holds.hold_all([(1, i64::MAX), (1, 1)], LONG).await.expect_err("more than an i64");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert_eq!(seats(&pool, 1).await, 5);
+    let held = holds.hold(1, i64::MAX, LONG).await;
+    assert!(matches!(held, Ok(HoldOutcome::Held(_))), "{held:?}");
     assert_eq!(seats(&pool, 1).await, 5 - i64::MAX);
 }
 
