@@ -188,14 +188,15 @@ impl HoldSql {
         parts::<DB>(&select.rows(tx, records.schema).await?)
     }
 
-    /// Returns the ids of active holds that have expired, of any row or of these. A hold of several rows may
-    /// be returned several times, and counts as often for the limit.
+    /// Returns the ids of at most [`MAX_HOLDS`] active holds that have expired, of any row or of these,
+    /// without the first `kept` ones. A hold of several rows may be returned several times, and counts as
+    /// often for both numbers.
     pub(super) async fn expired<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
         records: Records<'_>,
         row_keys: &[String],
-        limit: usize,
+        kept: usize,
     ) -> Result<Vec<i64>, sqlx::Error> {
         let now = self.now;
         let mut select = Statement::<DB>::new(format!(
@@ -206,7 +207,10 @@ impl HoldSql {
             select = select.sql(if i == 0 { " AND row_key IN (" } else { ", " }).text(row_key)?;
         }
         let close = if row_keys.is_empty() { "" } else { ")" };
-        let select = select.sql(format!("{close} ORDER BY expires_at LIMIT {limit}"));
+        let mut select = select.sql(format!("{close} ORDER BY expires_at LIMIT {MAX_HOLDS}"));
+        if kept > 0 {
+            select = select.sql(format!(" OFFSET {kept}"));
+        }
         let rows = select.rows(tx, records.schema).await?;
         rows.iter().map(|row| required(DB::integer(row, 0)?, 0)).collect()
     }

@@ -81,14 +81,21 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     /// example because of a CHECK. It is an error once no others are left:
     /// [`Aborted`](crate::ErrorKind::Aborted), or that of the database.
     pub async fn sweep(&self) -> Result<usize, Error> {
-        let (runner, mut swept) = (self.runner(), 0);
+        let (runner, mut swept, mut kept, mut refusal) = (self.runner(), 0, 0, None);
         loop {
-            let expired = runner.find_expired(&runner.db).await?;
-            let batch = runner.give_back_expired(&runner.db, &expired).await?;
-            swept += batch.given_back;
-            // Those that are left are locked by transactions that end them.
-            if expired.len() < MAX_HOLDS || !batch.has_ended_any() {
-                return Ok(swept);
+            let expired = runner.find_expired(&runner.db, kept).await?;
+            match runner.give_back_expired(&runner.db, &expired).await {
+                Ok(batch) if batch.has_ended_any() => swept += batch.given_back,
+                // They are locked by transactions that end them. Others may have expired after them.
+                Ok(_) => kept += expired.len(),
+                Err(error) if refuses_a_part(error.kind()) => {
+                    kept += expired.len();
+                    refusal = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+            if expired.len() < MAX_HOLDS {
+                return refusal.map_or(Ok(swept), Err);
             }
         }
     }
@@ -101,7 +108,7 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub async fn sweep_through(&self, db: &impl Transactor<DB>) -> Result<usize, Error> {
-        let expired = self.runner().find_expired(db).await?;
+        let expired = self.runner().find_expired(db, 0).await?;
         Ok(self.runner().give_back_expired(db, &expired).await?.given_back)
     }
 }
@@ -132,10 +139,11 @@ impl Swept {
 }
 
 impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
-    async fn find_expired(&self, db: &impl Transactor<DB>) -> Result<Vec<i64>, Error> {
+    /// Returns the ids of expired holds, without the first `kept` ones.
+    async fn find_expired(&self, db: &impl Transactor<DB>, kept: usize) -> Result<Vec<i64>, Error> {
         let records = self.settings.records();
         let unit = async |tx: &mut Tx<DB>| {
-            Ok::<_, Error>(HoldSql::of::<DB>().expired(tx, records, &[], MAX_HOLDS).await?)
+            Ok::<_, Error>(HoldSql::of::<DB>().expired(tx, records, &[], kept).await?)
         };
         db.run(unit).await
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::request::HoldRequest;
 use super::settings::HoldSettings;
-use super::sql::{HoldId, HoldSql, MAX_HOLDS, NewHold};
+use super::sql::{HoldId, HoldSql, NewHold};
 use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
 use crate::batching::{NumbersRead, sums};
@@ -125,7 +125,7 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         }
         if !rows.short.is_empty() {
             let short: Vec<_> = rows.short.iter().map(ToString::to_string).collect();
-            taken.expired = sql.expired(tx, records, &short, MAX_HOLDS).await?;
+            taken.expired = sql.expired(tx, records, &short, 0).await?;
         }
         if holds.is_empty() {
             return Ok(taken);

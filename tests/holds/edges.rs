@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use atomically::holds::{HoldKey, HoldOutcome, Holds};
 use atomically::{ErrorKind, Pessimistic};
+use futures_util::future::join_all;
 
 use crate::support::{TestBackend, TestPool, eventually};
 use crate::{LONG, buy, events, expire, fetch, held, seats};
@@ -232,4 +233,24 @@ where
         assert_eq!(holds.sweep().await.expect("swept"), 1);
     }
     assert_eq!((seats(&pool, 1).await, fetch(&pool, ACTIVE).await), (5, 0));
+}
+
+/// A sweep reads 500 expired holds at a time.
+pub(crate) async fn many_holds_of_a_row_that_refuses_them_do_not_keep_other_holds<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let (pool, holds) = stock::<DB>("BIGINT CHECK (seats <= 600)", "600").await;
+    join_all((0..500).map(|_| held(&holds, 1, 1))).await;
+    let _last = held(&holds, 2, 2).await;
+    for sql in [
+        "UPDATE stock SET seats = 600 WHERE id = 1",
+        "UPDATE atomically_hold SET expires_at = CASE row_key WHEN '1' THEN 1 ELSE 2 END",
+    ] {
+        DB::pool_execute(&pool, DB::sql(sql), &[]).await.expect("set");
+    }
+    let error = holds.sweep().await.expect_err("500 are refused");
+    assert_eq!(error.kind(), ErrorKind::Constraint, "{error}");
+    assert_eq!(fetch(&pool, "SELECT seats FROM stock WHERE id = 2").await, 5);
+    assert_eq!(fetch(&pool, ACTIVE).await, 500);
 }

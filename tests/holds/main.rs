@@ -34,6 +34,7 @@ on_every_database! {
     edges::a_hold_is_kept_while_its_number_is_no_integer,
     edges::a_key_has_to_equal_that_of_the_row,
     edges::a_row_that_refuses_its_amount_does_not_keep_other_holds,
+    edges::many_holds_of_a_row_that_refuses_them_do_not_keep_other_holds,
     edges::amounts_whose_sum_does_not_fit_are_given_back_completely,
     batches::callers_share_commits,
     batches::calls_of_a_batch_are_decided_in_their_order,
