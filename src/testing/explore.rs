@@ -185,7 +185,8 @@ struct Violation {
 pub type Client<'a, X> = With<'a, X>;
 
 impl<'a, DB: Backend> Explore<'a, DB> {
-    /// Sets the function that runs before each schedule and resets the tables to their initial state.
+    /// Sets the function that runs before each schedule and resets the tables to their initial state. If it
+    /// fails, it is called again, up to three times in all.
     pub fn set_up<F, Fut, T, E>(mut self, set_up: F) -> Self
     where
         F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,

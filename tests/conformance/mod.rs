@@ -163,6 +163,7 @@ macro_rules! conformance {
             transfers::three_transfers_conserve_money,
             lost_updates::a_counterexample_is_displayed_as_swim_lanes,
             unfinished::an_exploration_that_cannot_start_returns_a_typed_error,
+            unfinished::a_set_up_that_fails_is_repeated,
             unfinished::a_unit_that_waits_for_another_one_at_a_barrier_is_stuck,
             unfinished::a_unit_that_is_always_retried_is_endless,
             unfinished::dropping_an_exploration_leaves_no_open_transaction,

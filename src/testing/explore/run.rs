@@ -44,6 +44,9 @@ const MAX_RERUNS_OF_RARE_RESULTS: usize = 2;
 /// Longer than any schedule takes.
 const UNLIMITED: Duration = Duration::from_secs(60 * 60);
 
+/// How often the set-up is run before it counts as failed.
+const MAX_SET_UPS: usize = 3;
+
 const DEFAULT_MAX_SCHEDULES: usize = 1000;
 
 /// What all schedules of an exploration share.
@@ -230,9 +233,20 @@ impl<DB: Backend> Explore<'_, DB> {
     }
 
     /// Resets the tables.
+    ///
+    /// A schedule that ends early leaves clients in the middle of statements. Their transactions end in the
+    /// background, and the set-up may deadlock with one of them, so it is repeated.
     pub(super) async fn reset(&self) -> Result<(), ExploreError> {
-        let set_up = timeout(self.patience, (self.set_up)(self.pool.clone())).await;
-        set_up.unwrap_or_else(|_| Err(self.timed_out())).map_err(ExploreError::SetUp)
+        let set_up = timeout(self.patience, async {
+            let mut result = (self.set_up)(self.pool.clone()).await;
+            for _ in 1..MAX_SET_UPS {
+                if result.is_err() {
+                    result = (self.set_up)(self.pool.clone()).await;
+                }
+            }
+            result
+        });
+        set_up.await.unwrap_or_else(|_| Err(self.timed_out())).map_err(ExploreError::SetUp)
     }
 
     /// Runs one schedule: the set-up, the clients, and the checks.

@@ -1,6 +1,7 @@
 //! Explorations that cannot start, schedules that do not end, and explorations that are dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use atomically::testing::{Counterexample, ExploreError, Problem, explore};
@@ -34,6 +35,19 @@ pub(crate) async fn an_exploration_that_cannot_start_returns_a_typed_error<DB: T
     let report = two().replay("a9").await.expect("a schedule");
     let problems = report.first().expect("there are two steps").problems();
     assert_eq!(problems, [Problem::Infeasible { step: 3, client: 0 }]);
+}
+
+/// A transaction that an earlier schedule left behind may have been in its way.
+pub(crate) async fn a_set_up_that_fails_is_repeated<DB: TestBackend>() {
+    let pool = DB::pool(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let calls = AtomicU32::new(0);
+    let set_up = |_| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        async move { if call % 3 < 2 { Err("deadlock") } else { Ok(()) } }
+    };
+    let report = explore(&pool).set_up(set_up).unit("alice", &db, nothing).run().await.expect("explored");
+    assert_eq!((report.schedules, calls.load(Ordering::Relaxed) % 3), (1, 0));
 }
 
 pub(crate) async fn a_unit_that_waits_for_another_one_at_a_barrier_is_stuck<DB: TestBackend>() {
