@@ -163,10 +163,12 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
             ended => return ended,
         };
         let mut swept = Swept::default();
-        let by_rows = self.by_rows(db, ids).await?;
-        // The holds of a single group have just been refused.
-        for ids in by_rows.iter().filter(|_| by_rows.len() > 1) {
-            match self.give_back_together(db, ids).await {
+        let groups = self.by_rows(db, ids).await?;
+        if groups.len() < 2 {
+            return Err(refusal);
+        }
+        for ids in groups {
+            match self.give_back_together(db, &ids).await {
                 Ok(group) => swept.add(group),
                 Err(error) if refuses_a_part(error.kind()) => refusal = error,
                 Err(error) => return Err(error),
